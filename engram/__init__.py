@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engram.corpus.verify.verify_corpus import verify_corpus
     from engram.engines.constants import ExportedConstants, export_constants
     from engram.engines.golden import ExportedGolden, export_golden
+    from engram.engines.stack_configs import ExportedConfig, export_config
     from engram.errors import (
         ConfigError,
         CorruptFileError,
@@ -96,6 +97,7 @@ _NAMES = {
     "engram.corpus.verify.verify_corpus": ("verify_corpus",),
     "engram.engines.constants": ("ExportedConstants", "export_constants"),
     "engram.engines.golden": ("ExportedGolden", "export_golden"),
+    "engram.engines.stack_configs": ("ExportedConfig", "export_config"),
     "engram.errors": (
         "ConfigError",
         "CorruptFileError",
@@ -146,6 +148,7 @@ __all__ = [
     "EngramModule",
     "EngramTokenizer",
     "EngramWarning",
+    "ExportedConfig",
     "ExportedConstants",
     "ExportedGolden",
     "HashOptions",
@@ -180,6 +183,7 @@ __all__ = [
     "describe_config",
     "describe_corpus",
     "detach",
+    "export_config",
     "export_constants",
     "export_golden",
     "hash_text",

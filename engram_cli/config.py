@@ -1,17 +1,18 @@
-"""`engram config`: list the templates, write a config, show it with what follows, check files."""
+"""`engram config`: list templates; write, show, check and export configs."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 import engram
 from engram.config.config_file import dump_config, write_config
 from engram.config.templates import template_names, template_path, template_title
+from engram.engines.training_stacks import STACKS
 from engram.errors import UsageError
 from engram.storage.files import check_file
 from engram_cli.errors import failure_of
@@ -23,13 +24,15 @@ from engram_cli.options import (
     KOption,
     ModelOption,
     OverwriteOption,
+    TokenizerOption,
     taking,
 )
-from engram_cli.output import Output, Table
+from engram_cli.output import Output, Shown, Table
 from engram_cli.values import blaming, note_folder
 
 if TYPE_CHECKING:
     from engram.backbone import Backbone
+    from engram.engines.stack_configs import ExportedConfig
     from engram.sizing.check_config import ConfigVerdict
 
 SCHEMA = "engram.config/1"
@@ -39,14 +42,16 @@ _OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "engram_table_size": ("k", "budget"),
     "layer_ids": (),
 }
+StackName: TypeAlias = Literal[*STACKS]  # type: ignore[valid-type]
 
 config = new_app(
-    help="""List the templates, write a config, show what follows from one, check files.
+    help="""List the templates, write a config, show what follows from one, check files, export.
 
     Examples:
         $ engram config ls
         $ engram config new gpt2 -o engram.yaml
         $ engram config check engram.yaml
+        $ engram config export demo --to megatron
     """
 )
 
@@ -205,6 +210,55 @@ def check(
         for hint in dict.fromkeys(verdict.hint for verdict in verdicts if verdict.hint):
             out.next_step(hint)
         raise typer.Exit(exit_code)
+
+
+@config.command("export", cls=Command)
+@taking(out=OUTPUT)
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|TEMPLATE", help="Config file, or name of a template.")
+    ],
+    to: Annotated[StackName, typer.Option(help="The stack whose fields are wanted.")],
+    tokenizer: TokenizerOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write the JSON answer to this file."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    *,
+    out: Output,
+) -> None:
+    """Write a config as the fields of a training stack, with what that stack cannot express.
+
+    Only fields that the stack has made public are written, and the answer names where they were
+    read. A stack without any for the memory's layout is refused, with the reason.
+
+    Examples:
+        $ engram config export demo --to megatron
+        $ engram config export demo --to maxtext -o maxtext.json
+        $ engram config export qwen3.8-flash-next --to transformers --json
+    """
+    note_folder(out, source)
+    exported = engram.export_config(
+        source, to, tokenizer=tokenizer, output=output, overwrite=overwrite
+    )
+    out.result(exported.to_dict(), _exported(exported), wrap=False)
+
+
+def _exported(found: ExportedConfig) -> Shown:
+    """Show the fields as the stack takes them, then what is lost."""
+    yield found.text
+    stack = found.stack
+    yield f"\nFor {stack.title} ({stack.place}): {stack.status}.\nFields as in {stack.source}"
+    if found.unexpressed:
+        rows = [
+            (it.key, "" if it.value is None else str(it.value), it.why) for it in found.unexpressed
+        ]
+        yield "\nNot expressed:"
+        yield Table(rows, ("key", "value", "why"), left=("key", "value", "why"))
+    yield from (f"Besides: {need}" for need in found.needs)
+    if found.output is not None:
+        yield f"Wrote {found.output}"
 
 
 def _derived(numbers: dict[str, Any]) -> Table:

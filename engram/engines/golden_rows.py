@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.memory_tensors import ReleasedTensor
 from engram.checkpoints.read.stored_tensor import StoredTensor
-from engram.storage.dtypes import DTYPES, TABLE_DTYPES
 from engram.tensor_names import TABLE
 
 _FOUR_GIB = 2**32
@@ -39,14 +39,12 @@ def row_values(
     ]
 
 
-def _sample(table: StoredTensor, rows_read: Sequence[int]) -> dict[int, list[str]]:
-    row_bytes = table.width * DTYPES[table.pieces[0].dtype].bits // 8
+def _sample(table: ReleasedTensor, rows_read: Sequence[int]) -> dict[int, list[str]]:
     wanted = [(0, "first"), (1, "second"), (table.rows - 1, "last"), (rows_read[0], "read")]
-    if _has_bytes_of_scale(table):
+    if _has_scale_bytes(table):
         zero = (row for row in rows_read if not table.read_scale_bytes(row, 1).all())
         wanted += [(row, "scale byte 0") for row in [next(zero, None)] if row is not None]
-        row_bytes += table.scale_shape[1]
-    wanted.append((_FOUR_GIB // row_bytes, "byte 2^32"))
+    wanted.append((_FOUR_GIB // table.row_bytes, "byte 2^32"))
     found: dict[int, list[str]] = {}
     for row, why in wanted:
         if row < table.rows:
@@ -54,14 +52,14 @@ def _sample(table: StoredTensor, rows_read: Sequence[int]) -> dict[int, list[str
     return found
 
 
-def _has_bytes_of_scale(table: StoredTensor) -> bool:
-    return TABLE_DTYPES[table.dtype].scale_tag == "F8_E8M0" and not table.float_scales
+def _has_scale_bytes(table: ReleasedTensor) -> TypeGuard[StoredTensor]:
+    return isinstance(table, StoredTensor) and table.has_scale_bytes
 
 
-def _row(layer_id: int, table: StoredTensor, row: int, why: list[str]) -> dict[str, Any]:
+def _row(layer_id: int, table: ReleasedTensor, row: int, why: list[str]) -> dict[str, Any]:
     with np.errstate(over="ignore"):  # float64 tables may hold what float32 cannot
         values = table.read_rows(np.array([row]))[0].astype(np.float32)
-    scales = table.read_scale_bytes(row, 1) if _has_bytes_of_scale(table) else None
+    scales = table.read_scale_bytes(row, 1) if _has_scale_bytes(table) else None
     return {
         "layer_id": layer_id,
         "row": row,

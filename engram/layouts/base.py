@@ -49,9 +49,7 @@ class Naming:
     def marks(self, name: str) -> bool:
         """Whether a tensor's name tells that its model is of this family."""
         slot = self.read(name)
-        return (
-            slot is not None and not slot.is_scale and slot.key.known and slot.key.name == self.mark
-        )
+        return slot is not None and slot.is_values and slot.key.known and slot.key.name == self.mark
 
     def part(self, slot: Slot) -> str:
         """Name the part of the memory that a tensor is counted under, such as ``wkv``."""
@@ -67,9 +65,9 @@ class Naming:
         return next((slot for slot in found if slot.key.known), found[0] if found else None)
 
     def spoken(self, names: Iterable[str]) -> Dialect:
-        """Find the dialect that tensors are named in: the release's, unless a name is another's."""
-        odd = (name for name in names if not self.released.knows(name))
-        return next((d for name in odd for d in self.dialects if d.knows(name)), self.released)
+        """Find the dialect that knows most of the names: the release's, unless another's do."""
+        ours = [name for name in names if self.read(name) is not None]
+        return max(self.dialects, key=lambda dialect: sum(map(dialect.knows, ours)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

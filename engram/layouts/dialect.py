@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -11,11 +11,24 @@ from engram.layouts.tensors import CONSTANTS
 from engram.tensor_names import TABLE
 
 Role = Literal["table", "dense", "constants"]
+# What a tensor holds of the tensor that it belongs to: its values, or what they are worth nothing
+# without: scales, scales of these scales, terms that are added; or what its values do not need.
+Side = Literal["values", "scale", "global_scale", "bias", "extra"]
 
 # Longer numbers are of no model, and some are too long for `int`.
 _DIGITS = r"\d{1,9}"
 _NUMBER = re.compile(rf"(?<!\d){_DIGITS}(?!.*\d)")
-_SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv)$")
+# By the end of a name: the side, and what names of the values end with instead.
+_SIDES: Mapping[str, tuple[Side, str]] = {
+    "scale": ("scale", "weight"),
+    "scales": ("scale", "weight"),
+    "weight_scale": ("scale", "weight"),
+    "weight_scale_inv": ("scale", "weight"),
+    "weight_scale_2": ("global_scale", "weight"),
+    "biases": ("bias", "weight"),
+    "input_scale": ("extra", "weight"),
+    "head_bias": ("extra", "trellis"),
+}
 # Numbers in names, by the word that stands for them in a table.
 _NUMBERS = {"layer": "layer", "stream": "number", "table": "number", "shard": "shard"}
 
@@ -43,13 +56,18 @@ class Slot:
 
     Attributes:
         key: What it is.
-        is_scale: It holds the scales of the tensor of that key.
+        side: The part that it holds of the tensor of that key.
         shard: Which piece of the tensor it is; None when it is whole.
     """
 
     key: Key
-    is_scale: bool
+    side: Side = "values"
     shard: int | None = None
+
+    @property
+    def is_values(self) -> bool:
+        """Whether it holds the values of the tensor of that key."""
+        return self.side == "values"
 
     @property
     def role(self) -> Role:
@@ -76,6 +94,8 @@ class Dialect:
         model_type: Of a config that is written; None when none is written.
         settings: Keys of the config, in the order of files.
         block_keys: Keys of ``quantization_config`` that state a tensor's block, by our name.
+        shapes: Shapes by our name, in letters, that files of this dialect may have instead of the
+            layout's; they differ in the order of dimensions of one element alone.
     """
 
     name: str
@@ -88,6 +108,7 @@ class Dialect:
     model_type: str | None = None
     settings: tuple[Setting, ...] = ()
     block_keys: Mapping[str, str] | None = None
+    shapes: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, name: str, *, inside: bool = False) -> Slot | None:
         """Tell what a tensor is by its name; None for one that is not the memory's.
@@ -99,8 +120,7 @@ class Dialect:
         if not inside and not any(stem in name for stem in self._stems):
             return None
         layer_id: int | None = None
-        plain = _SCALE.sub(".weight", name)
-        is_scale = plain != name
+        plain, side = _values_of(name)
         if not inside:
             match = self._place.match(plain)
             if match is None:
@@ -112,8 +132,8 @@ class Dialect:
             if match is not None:
                 found = {kind: int(number) for kind, number in match.groupdict().items()}
                 key = Key(found.get("layer", layer_id), ours, found.get("number"))
-                return Slot(key, is_scale, found.get("shard"))
-        return Slot(Key(layer_id, plain, known=False), is_scale)
+                return Slot(key, side, found.get("shard"))
+        return Slot(Key(layer_id, plain, known=False), side)
 
     def knows(self, name: str) -> bool:
         """Whether it has that name for one of the layout's tensors."""
@@ -134,7 +154,7 @@ class Dialect:
         values = {"layer": key.layer_id, "stream": key.number, "table": key.number, "shard": shard}
         name = self.names[key.name].format(**values)
         place = self.root + self.place.format(**values)
-        if like is not None and (match := self._place.match(_SCALE.sub(".weight", like))):
+        if like is not None and (match := self._place.match(_values_of(like)[0])):
             place = match["place"]
             place = _NUMBER.sub(str(key.layer_id), place) if self._numbered else place
         return place + (name.removesuffix("weight") + self.scale if scale else name)
@@ -173,6 +193,15 @@ class Dialect:
         if self.anywhere:
             root = rf"(?:(?:.*\.)?(?:engram|{_DIGITS})\.)?"
         return re.compile(rf"(?P<place>{root})(?P<name>{'.+' if self.own else names})$")
+
+
+def _values_of(name: str) -> tuple[str, Side]:
+    """Name the values that a tensor belongs to, and say what it holds of them."""
+    start, _, end = name.rpartition(".")
+    if not start or end not in _SIDES:
+        return name, "values"
+    side, values = _SIDES[end]
+    return f"{start}.{values}", side
 
 
 def _pattern(name: str, *, named: bool = True) -> str:

@@ -43,15 +43,34 @@ RELEASED = Dialect(
         Setting("seed", ("seed",), low=0, needed=False),
     ),
 )
-MLX = replace(
-    RELEASED,
-    name="MLX",
-    names={**RELEASED.names, TABLE: "ple_embedding.ngram_embedding.shards.{shard}.weight"},
-)
+_EMBEDDING = "ple_embedding.ngram_embedding."
 JOINED = replace(
     RELEASED,
     name="transformers, in memory",
-    names={**RELEASED.names, TABLE: "ple_embedding.ngram_embedding.weight"},
+    names={**RELEASED.names, TABLE: _EMBEDDING + "weight"},
+)
+MLX = replace(
+    RELEASED,
+    name="MLX",
+    root="language_model.model.",
+    names={**RELEASED.names, TABLE: _EMBEDDING + "shards.{shard}.weight"},
+    scale="scales",
+    shapes={"conv1d.weight": "M*D, K, 1"},
+)
+# exllamav3/modules/ngram_embedding.py: one tensor or shards; the constants lie beside them.
+EXL3 = replace(
+    RELEASED,
+    name="EXL3",
+    names={
+        **RELEASED.names,
+        TABLE: _EMBEDDING + "shard_{shard}.trellis",
+        "factors": _EMBEDDING + "layer_multipliers",
+        "sizes": _EMBEDDING + "head_vocab_sizes",
+        "offsets": _EMBEDDING + "head_offsets",
+    },
+)
+EXL3_JOINED = replace(
+    EXL3, name="EXL3, in one tensor", names={**EXL3.names, TABLE: _EMBEDDING + "trellis"}
 )
 
 QWEN_PLE = Layout(
@@ -79,7 +98,7 @@ QWEN_PLE = Layout(
         Tensor("norm_conv.weight", "M*D"),
         Tensor("conv1d.weight", "M*D, 1, K"),
     ),
-    dialects=(RELEASED, MLX, JOINED),
+    dialects=(RELEASED, JOINED, MLX, EXL3, EXL3_JOINED),
     apart="Qwen's memory reads raw ids with multipliers of its own, so that every row would be "
     "another n-gram's",
 )

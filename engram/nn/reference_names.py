@@ -35,7 +35,7 @@ def load_published(module: EngramModule, state: dict[str, Tensor], prefix: str, 
     pieces: dict[str, dict[int, str]] = {}
     for name in [name for name in state if name.startswith(prefix)]:
         slot = layout.read(name.removeprefix(prefix), inside=True)
-        if slot is None or not slot.key.known:
+        if slot is None or not slot.key.known or slot.side not in ("values", "scale"):
             continue
         ours = OFFSETS if slot.key.name == "offsets" else slot.key.name
         if ours in CONSTANTS:
@@ -44,7 +44,7 @@ def load_published(module: EngramModule, state: dict[str, Tensor], prefix: str, 
         if ours == TABLE and "offsets" not in layout.released.names:
             # The release derives them from the config, as this module did.
             state.setdefault(prefix + OFFSETS, module.multi_head_embedding.offsets)
-        target = prefix + (ours.removesuffix("weight") + "scale" if slot.is_scale else ours)
+        target = prefix + (ours.removesuffix("weight") + "scale" if slot.side == "scale" else ours)
         piece = slot.shard if slot.key.number is None else slot.key.number
         if piece is not None:
             pieces.setdefault(target, {})[piece] = name

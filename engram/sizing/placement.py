@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from engram.backbone import Backbone
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.sizing.optimizer_state import lora_row, training_notes, training_rows
 from engram.sizing.resources import MemoryRow, Resource, all_fit, rank_bytes
 from engram.sizing.row_training import in_file
@@ -24,6 +23,7 @@ from engram.sizing.weights import (
     total_of,
 )
 from engram.sizing.working_state import activation_bytes, cache_bytes, context_of
+from engram.storage.dtypes import FLOATS
 from engram.units import plural
 
 ACTIVATIONS = "activations"
@@ -116,7 +116,7 @@ def memory_use(
     quantised = {
         part.part: part
         for part in weights
-        if part.group in trained and part.dtype in INFERENCE_DTYPES
+        if part.group in trained and part.dtype not in (None, *FLOATS.values())
     }
     notes = []
     if quantised:

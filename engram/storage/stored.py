@@ -147,7 +147,13 @@ class Stored:
             self.tensors.update(new)
 
 
-def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False) -> Stored:
+def read_stored(
+    path: Path,
+    config: dict[str, Any],
+    *,
+    needs_index: bool = False,
+    beside: Files | None = None,
+) -> Stored:
     """Read the headers of a folder, or of a lone safetensors file.
 
     Args:
@@ -155,6 +161,7 @@ def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False
         config: Its config.json.
         needs_index: Take no files that transformers would not find: neither `SINGLE_FILE` nor named
             by an index.
+        beside: Further files below the folder, which its index does not name.
     """
     folder, index = path if path.is_dir() else path.parent, path / INDEX_FILE
     stored = Stored(name=str(path), folder=folder, config=config, read=_read)
@@ -173,7 +180,7 @@ def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False
         files = stored.indexed(index)
     elif not needs_index:
         files = {file.name: None for file in path.glob("*.safetensors")}
-    stored.take(files, header)
+    stored.take({**(beside or {}), **files}, header)
     return stored
 
 

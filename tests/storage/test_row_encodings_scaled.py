@@ -10,7 +10,8 @@ import pytest
 
 from engram.errors import CorruptFileError, InputError, LayoutError
 from engram.storage.row_encodings.known_encodings import row_bytes, row_encoding
-from engram.storage.row_encodings.mlx_encodings import MLX_BITS, MLX_GROUP_SIZES, mlx_affine
+from engram.storage.row_encodings.mlx_encodings import mlx_affine
+from engram.storage.row_encodings.mlx_kinds import MLX_BITS, MLX_GROUP_SIZES
 from engram.storage.row_encodings.scaled_encodings import interleave, split
 from support.bits import assert_same_bits
 

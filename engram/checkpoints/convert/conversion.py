@@ -19,6 +19,7 @@ from engram.checkpoints.convert.exact_forms import exact_form, exact_streams
 from engram.checkpoints.convert.gguf_source import GgufSource
 from engram.checkpoints.convert.memory_files import memory_files
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, Rows, recode
+from engram.checkpoints.published.written_settings import written_values
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.checkpoint import Checkpoint
@@ -87,16 +88,12 @@ def to_published(
     }
     released = config.rules.released
     if released.model_type is not None:
-        values = {
-            **vars(config),
-            "rows_per_head": config.rows_per_head[0],
-            "row_width": config.row_width,
-            "memory_width": config.memory_width,
-            "shards": config.row_multiple,
-            "stored_rows": [layer.stored_rows for layer in addresses.layers],
-            "compressed_vocab_size": addresses.vocab_size,
-            "pad_id": _pad_id(memory, config, addresses),
-        }
+        values = written_values(
+            config,
+            stored_rows=[layer.stored_rows for layer in addresses.layers],
+            compressed_vocab_size=addresses.vocab_size,
+            pad_id=_pad_id(memory, config, addresses),
+        )
         settings = write_settings(released.settings, values)
         texts[CONFIG_FILE] = {"model_type": released.model_type, **settings}
     return Conversion(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
-from engram.storage.dtypes import FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
+from engram.storage.dtypes import FLOATS, FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
 from engram.storage.safetensors_writer import TensorStream
 from engram.tensor_names import TABLE
 
@@ -30,7 +30,7 @@ _CHUNK_VALUES = 2**18
 
 
 class Rows(Protocol):
-    """A tensor in files, read a few rows at a time: `StoredTensor`, or `GgufStored`."""
+    """A tensor in files, read by rows: `StoredTensor`, `EncodedTensor` or `GgufStored`."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -156,7 +156,7 @@ def recode(
     dtype = config.stored_dtype().name
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
-        dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
+        dtype = tensor.dtype if tensor.dtype in FLOATS.values() else "bfloat16"
     stays = tensor.dtype == dtype and not tensor.float_scales and tensor.rows_per_scale == 1
     rounded = partial(_rounded, tensor, dtype, record, (layer_id, part, name))
     make: Make = tensor.read_bytes if stays else rounded

@@ -8,7 +8,7 @@ from typing import Any
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, Problem
 from engram.layouts.base import Naming
-from engram.layouts.dialect import Key, Slot
+from engram.layouts.dialect import Dialect, Key, Side, Slot
 from engram.layouts.settings import Setting, read_settings
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored import Stored
@@ -23,11 +23,13 @@ class Expected:
         block: Rows and columns of values that share one scale, for tensors whose scales may lie no
             other way; None when the family knows several.
         shards: Pieces that it is stored in.
+        other: Another shape that the files' dialect knows, of the same values in the same order.
     """
 
     shape: tuple[int, ...]
     block: tuple[int, int] | None = None
     shards: int = 1
+    other: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,20 +65,20 @@ class Released:
         """One line for people."""
         return self.family.files_title or self.family.title
 
-    def names(self, key: Key, *, scale: bool = False) -> list[str]:
-        """Names in the files of a tensor's pieces, in order."""
-        return self._names.get((key, scale), [])
+    def names(self, key: Key, side: Side = "values") -> list[str]:
+        """Names in the files of a tensor's pieces, or of what belongs to them, in order."""
+        return self._names.get((key, side), [])
 
     @cached_property
-    def _names(self) -> dict[tuple[Key, bool], list[str]]:
-        found: dict[tuple[Key, bool], list[str]] = {}
+    def _names(self) -> dict[tuple[Key, Side], list[str]]:
+        found: dict[tuple[Key, Side], list[str]] = {}
         for name, slot in sorted(self.slots.items(), key=lambda item: item[1].shard or 0):
-            found.setdefault((slot.key, slot.is_scale), []).append(name)
+            found.setdefault((slot.key, slot.side), []).append(name)
         return found
 
-    def infos(self, key: Key, *, scale: bool = False) -> list[TensorInfo]:
-        """Return the header entries of a tensor's pieces, in order."""
-        return [self.stored.tensors[name] for name in self.names(key, scale=scale)]
+    def infos(self, key: Key, side: Side = "values") -> list[TensorInfo]:
+        """Return the header entries of a tensor's pieces, or of what belongs to them, in order."""
+        return [self.stored.tensors[name] for name in self.names(key, side)]
 
     def missing(self, key: Key) -> list[str]:
         """Names of an expected tensor's pieces that are not in the files."""
@@ -86,11 +88,16 @@ class Released:
         shards = range(self.expected[key].shards)
         return [self.name_of(key, shard) for shard in shards if shard not in there]
 
+    @cached_property
+    def dialect(self) -> Dialect:
+        """The names that the files speak."""
+        return self.family.spoken(self.slots)
+
     def name_of(self, key: Key, shard: int | None, *, scale: bool = False) -> str:
         """Name a tensor as these files would, whether they hold it or not."""
         of_layer = (name for name, slot in self.slots.items() if slot.key.layer_id == key.layer_id)
         like = next(of_layer, next(iter(self.slots), None))
-        return self.family.spoken(self.slots).write(key, shard, scale=scale, like=like)
+        return self.dialect.write(key, shard, scale=scale, like=like)
 
 
 def demand_settings(

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 from engram.storage.dtypes import FLOATS
+from engram.storage.row_encodings.mlx_kinds import MLX_BITS
 from engram.storage.safetensors_headers import TensorInfo
 
-# Quantised by MLX: several values to an integer, their scales and biases beside them.
-MLX_TAG, MLX_PACKED = "U32", "is packed by MLX, which is not read here"
+# MLX packs values into integers of 32 bits.
+MLX_TAG = "U32"
+EXL3, TRELLIS_TAG = "exl3", "I16"
+PACKED_TAGS = (MLX_TAG, TRELLIS_TAG)
 SCALE_TAGS = ("F8_E8M0", "U8", "F8_E4M3", "BF16", "F16", "F32")
 
 
@@ -16,22 +19,25 @@ class Format:
 
     Attributes:
         name: Short name, such as fp8.
-        packed: Values in one stored element.
         scaled: Values are worth nothing without scales.
+        packed: An element holds several values, or a part of one: how many a row has follows from
+            what is expected alone.
     """
 
     name: str
-    packed: int
     scaled: bool
+    packed: bool = False
 
 
 _FORMATS = {
-    **{tag: Format(name, 1, False) for tag, name in FLOATS.items()},
-    **{f"F8_{form}": Format("fp8", 1, True) for form in ("E4M3", "E4M3FNUZ", "E5M2", "E5M2FNUZ")},
-    **{"F4": Format("fp4", 1, True), "U8": Format("fp8", 1, True), "I8": Format("int8", 1, True)},
+    **{tag: Format(name, False) for tag, name in FLOATS.items()},
+    **{f"F8_{form}": Format("fp8", True) for form in ("E4M3", "E4M3FNUZ", "E5M2", "E5M2FNUZ")},
+    **{"F4": Format("fp4", True), "U8": Format("fp8", True), "I8": Format("int8", True)},
 }
 # Formats of rows with half as many bytes as values.
-_PACKED = {"U8": Format("fp4", 2, True), "I8": Format("int4", 2, True)}
+_HALVES = {"U8": Format("fp4", True, packed=True), "I8": Format("int4", True, packed=True)}
+# A row of exllamav3's trellis: a word for its length, then so many bits a value.
+_WORD_BITS, _MOST_TRELLIS_BITS = 16, 8
 
 
 def format_of(info: TensorInfo, columns: int | None = None) -> Format | None:
@@ -45,9 +51,22 @@ def format_of(info: TensorInfo, columns: int | None = None) -> Format | None:
     Returns:
         The format; None for integers other than quantised values.
     """
-    is_packed = len(info.shape) == 2 and 2 * info.shape[1] == columns
-    packed = _PACKED if is_packed else {}
-    return packed.get(info.dtype, _FORMATS.get(info.dtype))
+    packed = _packed(info, columns) if columns and len(info.shape) == 2 else None
+    return packed or _FORMATS.get(info.dtype)
+
+
+def _packed(info: TensorInfo, columns: int) -> Format | None:
+    words = info.shape[1]
+    if info.dtype in _HALVES and 2 * words == columns:
+        return _HALVES[info.dtype]
+    if info.dtype == MLX_TAG:
+        bits, left = divmod(32 * words, columns)
+        return Format(f"mlx_b{bits}", True, packed=True) if bits in MLX_BITS and not left else None
+    if info.dtype == TRELLIS_TAG:
+        bits, left = divmod(_WORD_BITS * (words - 1), columns)
+        if 1 <= bits <= _MOST_TRELLIS_BITS and not left:
+            return Format(f"{EXL3}_b{bits}", False, packed=True)
+    return None
 
 
 def scale_shapes(shape: tuple[int, ...], block: tuple[int, int] | None) -> list[tuple[int, ...]]:

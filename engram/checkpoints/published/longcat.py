@@ -91,6 +91,6 @@ def _vocab_size(stored: Stored, ratio: float, stated: int) -> int:
     first = {
         info.shape[0]
         for name, info in stored.tensors.items()
-        if FAMILY.read(name) == Slot(Key(None, TABLE, 0), is_scale=False)
+        if FAMILY.read(name) == Slot(Key(None, TABLE, 0))
     }
     return next((size for size in sizes if table_rows(size, ratio, 2, 1)[0] in first), stated)

@@ -3,10 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
+from engram.checkpoints.published.encoded_values import encoded_values
 from engram.checkpoints.published.family import Released
 from engram.checkpoints.published.formats import format_of
-from engram.layouts.dialect import Key, Role, Slot
+from engram.errors import LayoutError
+from engram.layouts.dialect import Key, Role, Side, Slot
 from engram.sizing.pages import RowPages, joined, row_pages
 from engram.sizing.weights import Weights
 from engram.storage.safetensors_headers import TensorInfo
@@ -48,7 +52,7 @@ def released_weights(found: Released) -> tuple[list[Weights], list[str]]:
 
 def _part(found: Released, group: _Group, tensors: Sequence[tuple[Slot, TensorInfo]]) -> Weights:
     layer, role, _, part = group
-    values = [(slot, info) for slot, info in tensors if not slot.is_scale]
+    values = [(slot, info) for slot, info in tensors if slot.is_values]
     counted = [_values(found, slot.key, info) for slot, info in values]
     names = {name for _, name in counted}
     params = 0 if role == "constants" else sum(count for count, _ in counted)
@@ -58,7 +62,7 @@ def _part(found: Released, group: _Group, tensors: Sequence[tuple[Slot, TensorIn
         group=role,
         params=params,
         size_bytes=sum(info.stop - info.start for _, info in tensors),
-        dtype=names.pop() if len(names) == 1 and role != "constants" else None,
+        dtype=_dtype(found, values[0][0].key, names) if values and role != "constants" else None,
         kind="exact",
         rows=sum(info.shape[0] for _, info in values) if is_table else 0,
         layer_id=layer,
@@ -72,24 +76,39 @@ def _values(found: Released, key: Key, info: TensorInfo) -> tuple[int, str | Non
     expected = found.expected.get(key)
     columns = expected.shape[-1] if expected is not None and expected.shape else None
     stored = format_of(info, columns)
-    return (info.size, None) if stored is None else (info.size * stored.packed, stored.name)
+    if stored is None:
+        return info.size, None
+    return info.shape[0] * columns if stored.packed and columns else info.size, stored.name
+
+
+def _dtype(found: Released, key: Key, names: set[str | None]) -> str | None:
+    """Name the format of a part: the encoding of packed rows where it is known."""
+    expected = found.expected.get(key)
+    try:
+        encoded = encoded_values(found, key, expected.shape[-1]) if expected else None
+    except LayoutError:
+        encoded = None
+    if encoded is not None:
+        return encoded.encoding
+    return next(iter(names)) if len(names) == 1 else None
 
 
 def _pages(found: Released, tensors: Sequence[tuple[Slot, TensorInfo]]) -> RowPages | None:
     """Disk pages of reading a row: its values, and its scales where every row has its own."""
 
-    def pages(scales: bool) -> RowPages | None:
+    def pages(side: Side) -> RowPages | None:
         shards = []
         for slot, info in tensors:
             # A scale for the whole, or one a row without a dimension of its own, stays in memory.
-            if slot.is_scale == scales and len(info.shape) == 2 and info.size:
+            if slot.side == side and len(info.shape) == 2 and info.size:
                 row = (info.stop - info.start) // info.shape[0]
                 start = info.start if found.stored.folder is not None else None
                 shards.append((info.shape[0], row_pages(row, info.shape[0], start)))
         return joined(shards)
 
-    values, scale = pages(False), pages(True)
-    return values + scale if values is not None and scale is not None else values
+    sides: tuple[Side, ...] = ("values", "scale", "bias")
+    found_pages = [of_side for of_side in map(pages, sides) if of_side is not None]
+    return reduce(add, found_pages) if found_pages else None
 
 
 def _base(tensors: dict[str, TensorInfo]) -> Weights:

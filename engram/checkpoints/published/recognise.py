@@ -96,7 +96,7 @@ def _describe(layout: Layout, stored: Stored) -> Released:
         config=config,
         reads=config.n_columns,
         hash_rows={layer_id: sum(map(sum, heads)) for layer_id, heads in primes.items()},
-        expected=dict(_expected(layout, layers, blocks, stated.get("shards", 1))),
+        expected=dict(_expected(layout, dialect, layers, blocks, stated.get("shards", 1))),
         note=rounded if config.row_multiple > 1 else orders,
     )
 
@@ -114,13 +114,14 @@ def _describe_alone(layout: Layout, stored: Stored) -> Released:
         stored=stored,
         reads=max((values["C"] for values in layers.values()), default=0),
         hash_rows={layer_id: values["R"] for layer_id, values in layers.items()},
-        expected=dict(_expected(layout, layers, {}, 1)),
+        expected=dict(_expected(layout, layout.released, layers, {}, 1)),
         note="a state dict without a config: sizes as the tensors have them",
     )
 
 
 def _expected(
     layout: Layout,
+    dialect: Dialect,
     layers: Mapping[int | None, Mapping[str, int]],
     blocks: Mapping[str, _Block],
     shards: int,
@@ -130,7 +131,10 @@ def _expected(
         for key in layout.released.keys(layer_id, values["M"]):
             pieces = shards if "{shard}" in layout.released.names[key.name] else 1
             shape = shape_of(layout.letters(key), values)
-            yield key, Expected(shape=shape, block=blocks.get(key.name), shards=pieces)
+            letters = dialect.shapes.get(key.name)
+            other = None if letters is None else shape_of(letters, values)
+            block = blocks.get(key.name)
+            yield key, Expected(shape=shape, block=block, shards=pieces, other=other)
 
 
 def _blocks(

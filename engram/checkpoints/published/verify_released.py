@@ -5,15 +5,10 @@ from itertools import combinations
 from pathlib import Path
 
 from engram.checkpoints.published.family import Expected, Released
-from engram.checkpoints.published.formats import (
-    MLX_PACKED,
-    MLX_TAG,
-    SCALE_TAGS,
-    format_of,
-    scale_shapes,
-)
+from engram.checkpoints.published.formats import PACKED_TAGS, format_of
 from engram.checkpoints.published.layout_checks import checks_of
 from engram.checkpoints.published.recognise import find_family, recognise
+from engram.checkpoints.published.scale_checks import SOME_UNREAD, check_scales
 from engram.checks import Check, Verdict, run_check, verdict, what_happened
 from engram.errors import EngramError
 from engram.layouts.tensors import CONSTANTS
@@ -21,8 +16,6 @@ from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored import Stored
 from engram.tensor_names import TABLE
 from engram.units import plural
-
-_SOME_UNREAD = "some are in files that cannot be read; the others are right"
 
 
 def verify_released(
@@ -56,7 +49,7 @@ def verify_released(
         return
     yield Check("family", True, f"{found.title}, layout {found.family.name}")
     yield files
-    checks = {"tensors": _check_tensors, "scales": _check_scales}
+    checks = {"tensors": _check_tensors, "scales": check_scales}
     checks |= checks_of(found.family, tokenizer)
     others = dict(stated)
     for name, check in checks.items():
@@ -85,7 +78,7 @@ def _check_tensors(found: Released) -> Verdict:
     return verdict(
         [*_swapped(found), *_tensor_problems(found)],
         f"{len(found.slots)} tensors of the memory with the right names and shapes",
-        _SOME_UNREAD if any(map(found.missing, found.expected)) else "",
+        SOME_UNREAD if any(map(found.missing, found.expected)) else "",
     )
 
 
@@ -109,24 +102,31 @@ def _shape_problems(
 ) -> Iterator[str]:
     dtypes = {info.dtype for info in infos}
     stored = None if constant else format_of(infos[0], tensor.shape[-1])
-    packed = stored.packed if stored else 1
-    shape = (*tensor.shape[:-1], -(-tensor.shape[-1] // packed))
+    # A packed format was told by the columns that the config calls for.
+    inner = infos[0].shape[1:] if stored and stored.packed else tensor.shape[1:]
+    known = {inner} | ({tensor.other[1:]} if tensor.other else set())
+    inners = {info.shape[1:] for info in infos}
+    shape = (tensor.shape[0], *inner)
     rows = sum(info.shape[0] if info.shape else 1 for info in infos)
     if len(dtypes) != 1:
         yield f"{names[0]} and its other shards have different dtypes: {sorted(dtypes)}"
     elif constant and dtypes != {"I64"}:
         yield f"{names[0]} is {infos[0].dtype}, not I64"
-    elif dtypes == {MLX_TAG} and not constant:
-        yield f"{names[0]} {MLX_PACKED}"
     elif stored is None and not constant:
-        yield f"{names[0]} is {infos[0].dtype}, which is not a format of weights"
-    elif {info.shape[1:] for info in infos} != {shape[1:]} or rows != shape[0]:
+        yield f"{names[0]} is {infos[0].dtype}, {_why_unknown(infos[0], tensor)}"
+    elif len(inners) != 1 or not inners <= known or rows != shape[0]:
         where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
         got, right = (
             " x ".join([f"{sizes[0]:,}", *map(str, sizes[1:])])
             for sizes in ((rows, *infos[0].shape[1:]), shape)
         )
         yield f"{where}: [{got}], and the config calls for [{right}]"
+
+
+def _why_unknown(info: TensorInfo, tensor: Expected) -> str:
+    if len(info.shape) == 2 and info.dtype in PACKED_TAGS:
+        return f"and {info.shape[1]} to a row do not pack {tensor.shape[-1]} values"
+    return "which is not a format of weights"
 
 
 def _swapped(found: Released) -> list[str]:
@@ -142,43 +142,3 @@ def _swapped(found: Released) -> list[str]:
         for one, other in combinations(tables, 2)
         if tables[one] == tables[other][::-1] and tables[one] != tables[other]
     ]
-
-
-def _check_scales(found: Released) -> Verdict:
-    """Quantised tensors and their scales."""
-    problems: list[str] = []
-    scaled, unread = 0, False
-    for key, tensor in found.expected.items():
-        infos = found.infos(key)
-        stored = format_of(infos[0], tensor.shape[-1]) if infos else None
-        if stored is None:
-            continue
-        scales = {found.slots[name].shard: name for name in found.names(key, scale=True)}
-        if not stored.scaled:
-            problems += [f"{name} scales values that need none" for name in scales.values()]
-            continue
-        of_all = scales.get(None, scales.get(0)) if len(scales) == 1 else None
-        block = tensor.block if stored.name.startswith("fp") else None
-        for values, info in zip(found.names(key), infos, strict=True):
-            shard = found.slots[values].shard
-            name = scales.get(shard, of_all)
-            if name is not None:
-                scaled += 1
-                rows = info.shape[0] if info.shape and shard in scales else tensor.shape[0]
-                shapes = scale_shapes((rows, *tensor.shape[1:]), block)
-                problems += _scale_problems(name, found.stored.tensors[name], shapes)
-            elif (missing := found.name_of(key, shard, scale=True)) in found.stored.unread:
-                unread = True
-            else:
-                problems.append(f"{missing} is missing: the values are {stored.name}")
-    right = f"{scaled} quantised tensors have scales of the right shape and dtype"
-    return verdict(
-        problems, right if scaled else "nothing is quantised", _SOME_UNREAD if unread else ""
-    )
-
-
-def _scale_problems(name: str, info: TensorInfo, shapes: list[tuple[int, ...]]) -> list[str]:
-    if info.dtype not in SCALE_TAGS:
-        return [f"{name} is {info.dtype}, which is not a dtype of scales"]
-    right = " or ".join(str(list(shape)) for shape in shapes[:3])
-    return [] if info.shape in shapes else [f"{name} is {list(info.shape)}, not {right}"]

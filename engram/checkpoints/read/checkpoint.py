@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.checkpoints.published.family import Released
 from engram.checkpoints.published.recognise import recognise
+from engram.checkpoints.published.side_files import side_files
 from engram.checkpoints.read.attached_files import (
     BASE_SHAPE,
     CONFIG_FILE,
@@ -22,6 +23,7 @@ from engram.checkpoints.read.attached_files import (
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, MismatchError, MissingFileError
+from engram.storage.dtypes import TABLE_DTYPES
 from engram.storage.gguf import refuse_gguf_folder
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.safetensors_headers import TensorInfo
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engram.addressing.addresses import Addresses
-    from engram.checkpoints.read.stored_tensor import StoredTensor
+    from engram.checkpoints.read.memory_tensors import ReleasedTensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,9 @@ class Checkpoint:
     def files(self) -> Stored:
         """Its weight files, as their headers describe them; what is wrong with them is in it."""
         if self.path is not None:
-            return read_stored(self.path, self.model_config, needs_index=self.stated is not None)
+            beside = side_files(self.path, self.model_config) if self.path.is_dir() else {}
+            is_attached = self.stated is not None
+            return read_stored(self.path, self.model_config, needs_index=is_attached, beside=beside)
         from engram.storage.stored_on_hub import read_hub
 
         return read_hub(self.name, self.revision, self.model_config)
@@ -193,8 +197,8 @@ class Checkpoint:
         return config_of_release(self.released, config)
 
     @cached_property
-    def stored_config(self) -> EngramConfig:
-        """The memory with the dtype that its tables have in the files.
+    def table_form(self) -> str:
+        """Name of the dtype of its tables in the files, or of the encoding of their packed rows.
 
         Raises:
             MismatchError: They differ in it.
@@ -205,12 +209,17 @@ class Checkpoint:
                 f"The tables are stored as {' and '.join(sorted(dtypes))}; all must be alike.",
                 dtypes=sorted(dtypes),
             )
-        return replace(self.config, table_dtype=dtypes.pop())
+        return dtypes.pop()
 
-    @property
-    def table_form(self) -> str:
-        """The dtype that its tables are stored in."""
-        return str(self.stored_config.table_dtype)
+    @cached_property
+    def stored_config(self) -> EngramConfig:
+        """The memory with the dtype that its tables have in the files; float32 for packed rows.
+
+        Raises:
+            MismatchError: They differ in it.
+        """
+        dtype = self.table_form
+        return replace(self.config, table_dtype=dtype if dtype in TABLE_DTYPES else "float32")
 
     @property
     def settings_file(self) -> str:
@@ -262,7 +271,7 @@ class Checkpoint:
         return np.frombuffer(self.files.read(info), dtype=dtype).reshape(info.shape)
 
     @cached_property
-    def layers(self) -> dict[int, dict[str, StoredTensor]]:
+    def layers(self) -> Mapping[int, Mapping[str, ReleasedTensor]]:
         """The memory's parameters by layer, under our names.
 
         Raises:

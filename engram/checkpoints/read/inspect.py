@@ -9,14 +9,13 @@ from typing import Any
 
 from engram.backbone.facts import base_params, stated_backbone
 from engram.backbone.quantisation import quantisation_method
-from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
 from engram.checkpoints.published.recognise import find_family
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
-from engram.errors import CorruptFileError, LayoutError, MissingFileError
+from engram.errors import CorruptFileError, MissingFileError
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Contents, Group, Weights, base_alone
 from engram.storage.dtypes import DTYPES, TABLE_DTYPES
@@ -45,7 +44,6 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
         InputError: The checkpoint has no memory.
         ConfigError: Its config lacks what the memory follows from.
         CorruptFileError: A file is torn, or the files lack what the config says they hold.
-        LayoutError: Its tables are packed in a way that is not read here.
     """
     opened = open_checkpoint(target, revision)
     if opened.stated is not None:
@@ -66,13 +64,6 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
             "Download or copy the checkpoint again; finished files are kept.",
             missing=missing,
         )
-    for tensor, slot in found.slots.items():
-        if slot.role == "table" and found.stored.tensors[tensor].dtype == MLX_TAG:
-            raise LayoutError(
-                f"{name}: {tensor} {MLX_PACKED}.",
-                "Give the release that it was converted from, or an MLX conversion in bfloat16.",
-                tensor=tensor,
-            )
     weights, notes = released_weights(found)
     tables = [part for part in weights if part.group == "table"]
     wrong = [f"{part.part} is not a table of rows" for part in tables if not part.rows]

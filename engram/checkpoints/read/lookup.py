@@ -109,7 +109,7 @@ class TextLookup:
         target: The memory's name.
         text: The text.
         layout: Its layout.
-        table_dtype: dtype of its tables, of a GGUF file the encoding of their rows.
+        table_dtype: dtype of its tables, of a GGUF file and of packed rows their encoding.
         heads: Its heads for each order.
         orders: Its n-gram orders.
         tokens: The text's tokens.

@@ -1,11 +1,13 @@
 """Tensors that a memory consists of: shapes, names and places, ours or of a published layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.primes import head_primes, stored_rows
+from engram.checkpoints.published.encoded_values import encoded_values
 from engram.checkpoints.published.family import Released
+from engram.checkpoints.read.encoded_tensor import EncodedTensor, encoded_tensor
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import TableDtype
@@ -15,6 +17,9 @@ from engram.layouts.dialect import Key
 from engram.storage.dtypes import TABLE_DTYPES, scales_per_row
 from engram.storage.stored import Stored
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
+
+# A tensor of a release: elements of a dtype, or packed rows.
+ReleasedTensor = StoredTensor | EncodedTensor
 
 
 def parameter_shapes(config: EngramConfig, rows: int) -> dict[str, tuple[int, ...]]:
@@ -121,7 +126,9 @@ def config_of_release(found: Released, given: EngramConfig | None) -> EngramConf
     return replace(config, tokenizer=None)
 
 
-def layers_of_release(found: Released, config: EngramConfig) -> dict[int, dict[str, StoredTensor]]:
+def layers_of_release(
+    found: Released, config: EngramConfig
+) -> dict[int, dict[str, ReleasedTensor]]:
     """Gather the parameters of a release by layer, under our names.
 
     Args:
@@ -130,6 +137,7 @@ def layers_of_release(found: Released, config: EngramConfig) -> dict[int, dict[s
 
     Raises:
         MismatchError: The files do not fit the config.
+        LayoutError: Rows are packed in a way that is not read.
     """
     layers = {
         layer_id: _published_layer(
@@ -184,7 +192,7 @@ def check_constants(found: Released, addresses: Addresses) -> None:
 
 def _published_layer(
     found: Released, layer_id: int, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, StoredTensor]:
+) -> dict[str, ReleasedTensor]:
     """Gather one layer's tensors under our names."""
     keys = {
         slot.key
@@ -204,12 +212,20 @@ def _published_layer(
             missing=missing,
             unknown=unknown,
         )
-    return {
-        ours: stored_tensor(
-            f"layers.{layer_id} {ours}",
-            shape,
-            pieces=[info for key in parts[ours] for info in found.infos(key)],
-            scales=[info for key in parts[ours] for info in found.infos(key, scale=True)],
-        )
-        for ours, shape in shapes.items()
-    }
+    return {ours: _gathered(found, ours, shape, parts[ours]) for ours, shape in shapes.items()}
+
+
+def _gathered(
+    found: Released, ours: str, shape: tuple[int, ...], keys: Sequence[Key]
+) -> ReleasedTensor:
+    """Gather a tensor from its pieces, or from those of every stream."""
+    name = f"layers.{keys[0].layer_id} {ours}"
+    encoded = encoded_values(found, keys[0], shape[-1]) if len(keys) == 1 else None
+    if encoded is not None:
+        return encoded_tensor(name, shape, encoded)
+    return stored_tensor(
+        name,
+        shape,
+        pieces=[info for key in keys for info in found.infos(key)],
+        scales=[info for key in keys for info in found.infos(key, "scale")],
+    )

@@ -89,7 +89,7 @@ def _of_checkpoint(
     if addresses.map_sha256 is not None:
         addresses = addresses.with_map(map_of(addresses, used))
     tables = {layer_id: tensors[TABLE] for layer_id, tensors in layers.items()}
-    return ReadableMemory(addresses, used, tables, str(stored.stored_config.table_dtype))
+    return ReadableMemory(addresses, used, tables, stored.table_form)
 
 
 def _of_gguf(place: Path | HubGguf, tokenizer: str | Path | TokenizerFile | None) -> ReadableMemory:

@@ -115,7 +115,8 @@ def _stored_tables(source: str | Path) -> Mapping[int | None, StoredTensor]:
             f"Bring its tables: hf download {source} --local-dir FOLDER",
         )
     if opened.stated is not None:
-        return {layer: tensors[TABLE] for layer, tensors in opened.layers.items()}
+        tables = {layer: tensors[TABLE] for layer, tensors in opened.layers.items()}
+        return {layer: it for layer, it in tables.items() if isinstance(it, StoredTensor)}
     if opened.path.is_file():  # one shard of several, beside the config of all
         opened = replace(opened, model_config=stored_model_config(opened.path.parent))
     return _published_tables(opened.files)
@@ -128,9 +129,11 @@ def _published_tables(files: Stored) -> dict[int | None, StoredTensor]:
     pieces: dict[int | None, dict[bool, list[tuple[Slot, TensorInfo]]]] = {}
     for name, info in files.tensors.items():
         slot = family.read(name)
-        if slot is not None and slot.role == "table" and len(info.shape) == 2:
+        if slot is None or slot.role != "table" or slot.side not in ("values", "scale"):
+            continue
+        if len(info.shape) == 2:
             of_layer = pieces.setdefault(slot.key.layer_id, {False: [], True: []})
-            of_layer[slot.is_scale].append((slot, info))
+            of_layer[slot.side == "scale"].append((slot, info))
     return {
         layer_id: _joined(f"{files.name}, layer {layer_id}", found[False], found[True])
         for layer_id, found in sorted(pieces.items(), key=lambda item: item[0] or 0)

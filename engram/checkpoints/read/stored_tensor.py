@@ -65,6 +65,17 @@ class StoredTensor:
         return prod(self.shape[1:])
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row and of its scale bytes, where it has some of its own."""
+        scale = self.scale_shape[1] if self.has_scale_bytes else 0
+        return self.width * DTYPES[self.pieces[0].dtype].bits // 8 + scale
+
+    @property
+    def has_scale_bytes(self) -> bool:
+        """Whether its scales are powers of two, a byte each."""
+        return TABLE_DTYPES[self.dtype].scale_tag == "F8_E8M0" and not self.float_scales
+
+    @property
     def scale_shape(self) -> tuple[int, int]:
         """Shape of the scales, as rows of scales."""
         if self.dtype == "int8":
@@ -193,8 +204,9 @@ def stored_tensor(
             dtypes=sorted(tags),
         )
     sizes = [info.shape for info in pieces]
-    # Pieces are stretches of rows, or single rows.
-    fits = all(shape[1:] in (size[1:], size) for size in sizes)
+    # Pieces are stretches of rows, or single rows; dimensions of one element may lie elsewhere.
+    inner = _without_ones(shape[1:])
+    fits = all(inner in (_without_ones(size[1:]), _without_ones(size)) for size in sizes)
     if not fits or sum(info.size for info in pieces) != prod(shape):
         raise MismatchError(
             f"{name} is {' + '.join(str(list(size)) for size in sizes)}, not {list(shape)}.",
@@ -220,6 +232,10 @@ def stored_tensor(
         tensor=name,
         scales=found,
     )
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _scales_fit(tensor: StoredTensor) -> bool:

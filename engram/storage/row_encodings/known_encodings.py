@@ -5,12 +5,8 @@ from types import MappingProxyType
 
 from engram.errors import CorruptFileError, LayoutError
 from engram.storage.row_encodings.ggml_encodings import GGML_ENCODINGS
-from engram.storage.row_encodings.mlx_encodings import (
-    MLX_BITS,
-    MLX_GROUP_SIZES,
-    MLX_SCALES,
-    mlx_affine,
-)
+from engram.storage.row_encodings.mlx_encodings import mlx_affine
+from engram.storage.row_encodings.mlx_kinds import MLX_BITS, MLX_GROUP_SIZES, MLX_SCALES
 from engram.storage.row_encodings.row_encoding import RowEncoding
 from engram.storage.row_encodings.scaled_encodings import SCALED_ENCODINGS
 

@@ -16,15 +16,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.errors import LayoutError
 from engram.storage.dtypes import DTYPES, dtype_name
+from engram.storage.row_encodings.mlx_kinds import MLX_SCALES, mlx_name
 from engram.storage.row_encodings.row_encoding import RowEncoding, part
 from engram.storage.stored_values import decode
-
-MLX_BITS = (2, 3, 4, 5, 6, 8)
-MLX_GROUP_SIZES = (32, 64, 128)
-# dtypes of scales and biases, with their tags.
-MLX_SCALES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def mlx_affine(bits: int, group_size: int, dtype: str) -> RowEncoding:
@@ -41,20 +36,11 @@ def mlx_affine(bits: int, group_size: int, dtype: str) -> RowEncoding:
         InputError: The dtype is not one of tables.
         LayoutError: MLX has no such quantisation.
     """
-    tag = MLX_SCALES.get(dtype_name(dtype))
-    if bits not in MLX_BITS or group_size not in MLX_GROUP_SIZES or tag is None:
-        raise LayoutError(
-            f"MLX has no affine quantisation with bits={bits}, group_size={group_size} and scales "
-            f"of {dtype}.",
-            f"bits: {', '.join(map(str, MLX_BITS))}; group_size: "
-            f"{', '.join(map(str, MLX_GROUP_SIZES))}; scales: {', '.join(MLX_SCALES)}.",
-            bits=bits,
-            group_size=group_size,
-            dtype=dtype,
-        )
+    name = mlx_name(bits, group_size, dtype)
+    tag = MLX_SCALES[dtype_name(dtype)]
     scale = part(("value", "u1", DTYPES[tag].bits // 8))
     return RowEncoding(
-        f"mlx_affine_b{bits}_g{group_size}_{dtype_name(dtype)}",
+        name,
         group_size,
         (part(("codes", "u1", group_size * bits // 8)), scale, scale),
         partial(_dequantise, bits=bits, tag=tag),

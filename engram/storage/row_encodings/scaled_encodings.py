@@ -1,4 +1,4 @@
-"""Encodings with a scale byte for each 32 columns: DeepSeek-V4.1's own fp8, fp4, and lloyd4.
+"""Encodings with a scale byte for each 32 or 16 columns: V4.1's own fp8, fp4, lloyd4, and NVFP4.
 
 Shapes: n rows, B blocks, width columns of a row.
 """
@@ -15,6 +15,7 @@ from engram.storage.stored_values import decode
 # Columns of a row of DeepSeek-V4.1, and the scales of one.
 _WIDTH = 256
 _SCALES = _WIDTH // FP8_SCALE_BLOCK
+_NVFP4_BLOCK = 16
 # Names of fp8 rows: with the scales of a row after its codes, and in two tensors.
 ROW264, TWO_TENSORS = "e4m3_e8m0_32_row264", "e4m3_e8m0_32"
 _SIGNS = ((1,), (-1,))
@@ -90,6 +91,13 @@ def _fp4(codes: Blocks, scales: Blocks) -> Values:
     return values
 
 
+def _nvfp4(codes: Blocks, scales: Blocks) -> Values:
+    # Exact: two bits of a mantissa times four.
+    factors = decode(scales["scale"], "F8_E4M3").astype(np.float32)
+    values: Values = _pairs(_E2M1)[codes["codes"]].reshape(-1, _NVFP4_BLOCK) * factors
+    return values
+
+
 def _row264(rows: Blocks) -> Values:
     codes, scales = decode(rows["codes"], "F8_E4M3"), decode(rows["scales"], "F8_E8M0")
     _refuse_nan("code", codes, rows["codes"])
@@ -148,6 +156,8 @@ SCALED_ENCODINGS = (
     # The same bytes in two tensors, safetensors or I8: NaN stays NaN, nothing is rounded.
     RowEncoding(TWO_TENSORS, FP8_SCALE_BLOCK, (part(("codes", "u1", 32)), _SCALE), _fp8),
     RowEncoding("fp4_e8m0_32", FP8_SCALE_BLOCK, (part(("codes", "u1", 16)), _SCALE), _fp4),
+    # modelopt multiplies by a float32 of the tensor, too; MLX does not.
+    RowEncoding("nvfp4", _NVFP4_BLOCK, (part(("codes", "u1", 8)), _SCALE), _nvfp4),
     RowEncoding(
         "lloyd4_e5m3_32_r136",
         _WIDTH,

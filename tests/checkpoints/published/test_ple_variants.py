@@ -13,7 +13,7 @@ from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.verify import verify
-from engram.errors import LayoutError, MissingFileError
+from engram.errors import MissingFileError
 from engram.tensor_names import TABLE
 from support import tiny
 from support.cli import run
@@ -138,14 +138,3 @@ def test_names_of_mlx_are_known(published, folder):
     save_file(lost, made / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MissingFileError, match=r"shards\.44\."):
         inspect_checkpoint(made)
-
-
-def test_tables_that_mlx_packed_are_named_as_such(published, folder):
-    packed = {
-        name: torch.zeros(len(value), 8, dtype=torch.uint32) if EMBEDDING in name else value
-        for name, value in published[0].items()
-    }
-    made = folder(packed)
-    with pytest.raises(LayoutError, match="packed by MLX"):
-        inspect_checkpoint(made)
-    assert "packed by MLX" in verdicts(made)["tensors"].detail

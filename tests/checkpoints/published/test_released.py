@@ -237,7 +237,7 @@ def test_tables_packed_to_four_bits(tmp_path):
         shards[file][f"layers.{layer}.engram.embed.weight"] = ("U8", (rows, 128))
     folder = sparse_folder.write(tmp_path, V41_CONFIG, shards)
     report = run("report", folder, "--json").json()
-    assert report["table_dtype"] == "fp4"
+    assert report["table_dtype"] == "fp4_e8m0_32"
     assert report["totals"]["table_params"] == 196_613_849_600
     assert report["totals"]["table_bytes"] == 136 * sum(ROWS)
     assert failed(folder) == {}
