@@ -205,7 +205,7 @@ def train(
             "Give an attached folder, as engram attach writes it.",
         )
     check_plot(plot, overwrite)
-    data = one_text("train", "train on", text, corpus)
+    data = one_text("train", "train on", text, corpus, rules.text_key)
     from engram_cli.train_arguments import read_arguments
 
     options = replace(options, trainer=read_arguments(args, settings or []))
