@@ -30,8 +30,7 @@ def token_column(files: Sequence[Path], text_key: str | None) -> str | None:
         return None
     with open_arrow(files[0]) as stream:
         column = text_key or _COLUMN
-        has_tokens = column in stream.schema.names and _holds_ids(stream.schema.field(column).type)
-    return column if has_tokens else None
+        return column if _has_ids(stream, column) else None
 
 
 def read_arrow_tokens(path: Path, column: str) -> list[TokenShard]:
@@ -47,7 +46,7 @@ def read_arrow_tokens(path: Path, column: str) -> list[TokenShard]:
     """
     shards = []
     with open_arrow(path) as stream:
-        if column not in stream.schema.names or not _holds_ids(stream.schema.field(column).type):
+        if not _has_ids(stream, column):
             raise damaged(path, f"its column {column!r} is not lists of whole numbers")
         index = stream.schema.get_field_index(column)
         for batch in iter(stream.next_batch, None):
@@ -84,9 +83,12 @@ def _shard(path: Path, stream: ArrowStream, rows: Any, column: str) -> TokenShar
     return TokenShard(str(path), values.to_numpy(), bounds)
 
 
-def _holds_ids(kind: Any) -> bool:
-    """Whether a type of pyarrow is that of lists of whole numbers."""
+def _has_ids(stream: ArrowStream, column: str) -> bool:
+    """Whether a file has one column of that name, of lists of whole numbers."""
     from pyarrow import types
 
+    if stream.columns.count(column) != 1:
+        return False
+    kind = stream.schema.field(column).type
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     return is_list and types.is_integer(kind.value_type)

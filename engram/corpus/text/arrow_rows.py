@@ -71,7 +71,8 @@ class ArrowStream:
     """The record batches of an open .arrow, whose errors name the file.
 
     Attributes:
-        schema: The columns, of pyarrow.
+        schema: The columns and their types, of pyarrow.
+        columns: Names of the columns.
         address: Where the file is mapped; its size.
     """
 
@@ -87,6 +88,7 @@ class ArrowStream:
         self._map.seek(0)
         self._reader = pa.ipc.open_stream(self._map)
         self.schema = self._reader.schema
+        self.columns = list(self.schema.names)
 
     @property
     def offset(self) -> int:
@@ -120,7 +122,7 @@ def open_arrow(path: Path) -> Iterator[ArrowStream]:
         raise MissingPackageError("pyarrow", "parquet", f"Reading {path}") from None
     try:
         yield ArrowStream(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorruptFileError(
             f"{path} is truncated or not a stream of Arrow: {f'{error}'.rstrip('.')}.",
             "Copy it again, or write it again with save_to_disk of Hugging Face's datasets.",
