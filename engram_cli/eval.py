@@ -65,7 +65,7 @@ def eval(
         typer.Option(
             "--seen",
             metavar="PATH",
-            help="Text or token shards to count tokens and n-grams in, such as what was trained "
+            help="Text or tokens to count tokens and n-grams in, such as what was trained "
             "on; documents that are evaluated do not count.",
         ),
     ] = None,

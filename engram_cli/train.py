@@ -149,7 +149,12 @@ def train(
         Path | None, typer.Option("--text", help="Text to train on: a file or a folder of texts.")
     ] = None,
     corpus: Annotated[
-        Path | None, typer.Option("--corpus", help="Token shards to train on: engram corpus build.")
+        Path | None,
+        typer.Option(
+            "--corpus",
+            help="Tokens to train on: shards of engram corpus build, or Megatron's, datatrove's, "
+            "llm.c's, a data set's.",
+        ),
     ] = None,
     options: TrainOptions,
     rules: TextOptions,
