@@ -79,8 +79,7 @@ class TrainingDocuments:
         file = describe_tokenizer(tokenizer)
         options = TextOptions() if options is None else options
         self._stored: MappedTokens | None = None
-        is_path = isinstance(source, (str, Path))
-        found = find_tokens(source, options.text_key) if is_path else None
+        found = find_tokens(source, options.text_key) if isinstance(source, (str, Path)) else None
         if found is not None:
             found.check_options(options)
             self._stored = found.open(file, check_digests=check_digests)

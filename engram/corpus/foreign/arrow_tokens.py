@@ -91,4 +91,4 @@ def _has_ids(stream: ArrowStream, column: str) -> bool:
         return False
     kind = stream.schema.field(column).type
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return is_list and types.is_integer(kind.value_type)
+    return bool(is_list and types.is_integer(kind.value_type))

@@ -22,6 +22,7 @@ from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.mapped_tokens import MappedTokens, TokenShard
 from engram.corpus.tokens.token_shards import StoredTokens, check_digest
 from engram.errors import InputError, UsageError
+from engram.storage.file_names import refuse_empty
 
 Format = Literal["engram", "megatron", "datatrove", "llm.c", "datasets"]
 # The next step where a folder holds no tokens.
@@ -30,6 +31,8 @@ FORMATS_HINT = (
     ".ds.index, shards of llm.c, and data sets with lists of ids are read."
 )
 _WILD = set("*?[")
+# A folder with such files may be meant as a text.
+_TEXTS = {".txt", ".jsonl", ".ndjson", ".parquet"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +115,13 @@ def find_tokens(where: str | Path, text_key: str | None = None) -> FoundTokens |
         The corpus; None when there are no tokens of a known format, as in a text.
 
     Raises:
-        InputError: Files of several formats or series lie in one folder, or several data sets.
+        InputError: Files of several formats or series lie in one folder, several data sets, or
+            texts beside tokens.
         CorruptFileError: The manifest of this toolkit's folder, or the first file of a data set,
             is torn.
         MissingPackageError: A data set needs pyarrow.
     """
+    refuse_empty(where, "the text")
     path = Path(where)
     if (path / MANIFEST).is_file():
         name = read_token_manifest(path)["tokenizer"]["name"]
@@ -130,26 +135,35 @@ def find_tokens(where: str | Path, text_key: str | None = None) -> FoundTokens |
             return None
         return FoundTokens(where=path, format="datasets", files=tuple(listed), column=column)
     files = _files(path)
-    kinds: dict[Format, list[Path]] = {
-        "megatron": [it for it in files if it.suffix == ".bin" and _index_of(it).is_file()],
-        "datatrove": [it for it in files if it.suffix == ".ds"],
-        "llm.c": [it for it in files if it.suffix == ".bin" and not _index_of(it).is_file()],
-    }
-    kinds["llm.c"] = [it for it in kinds["llm.c"] if is_llm_c(it)]
-    found = {kind: names for kind, names in kinds.items() if names}
-    if len(found) > 1:
+    found = _kinds(files)
+    if not found:
+        return None
+    others = sorted({suffix for it in files for suffix in _TEXTS.intersection(it.suffixes)})
+    if len(found) > 1 or others:
         raise InputError(
-            f"{path} holds tokens of several formats: {', '.join(found)}.",
-            "Give a pattern in quotes, such as 'FOLDER/*.ds', or a file.",
+            f"{path} holds {' and '.join([f'tokens of {kind}' for kind in found] + others)} files.",
+            "Give a file, or a pattern in quotes, such as 'FOLDER/*.ds'.",
             folder=str(path),
         )
-    for kind, names in found.items():
-        if kind == "llm.c":
-            _check_series(path, names)
-        stated = {stated_tokenizer(it) for it in names} if kind == "datatrove" else {None}
-        name = stated.pop() if len(stated) == 1 else None
-        return FoundTokens(where=path, format=kind, files=tuple(names), tokenizer=name)
-    return None
+    ((kind, names),) = found.items()
+    if kind == "llm.c":
+        _check_series(path, names)
+    stated = {stated_tokenizer(it) for it in names} if kind == "datatrove" else {None}
+    name = stated.pop() if len(stated) == 1 else None
+    return FoundTokens(where=path, format=kind, files=tuple(names), tokenizer=name)
+
+
+def _kinds(files: list[Path]) -> dict[Format, list[Path]]:
+    """Return those files that hold tokens, by their format."""
+    found: dict[Format, list[Path]] = {}
+    for file in files:
+        if file.suffix == ".ds":
+            found.setdefault("datatrove", []).append(file)
+        elif file.suffix == ".bin" and file.with_suffix(".idx").is_file():
+            found.setdefault("megatron", []).append(file)
+        elif file.suffix == ".bin" and is_llm_c(file):
+            found.setdefault("llm.c", []).append(file)
+    return found
 
 
 def _files(path: Path) -> list[Path]:
@@ -160,19 +174,11 @@ def _files(path: Path) -> list[Path]:
             return sorted(it for it in files if it.is_file())
         return []
     if path.is_file():
-        return [_tokens_of(path) if path.suffix == ".idx" else path]
+        return [path.with_suffix(".bin") if path.suffix == ".idx" else path]
     if _WILD & set(path.name):
         return sorted(it for it in path.parent.glob(path.name) if it.is_file())
     beside = path.with_name(f"{path.name}.bin")
-    return [beside] if beside.is_file() and _index_of(beside).is_file() else []
-
-
-def _index_of(path: Path) -> Path:
-    return path.with_suffix(".idx")
-
-
-def _tokens_of(path: Path) -> Path:
-    return path.with_suffix(".bin")
+    return [beside] if beside.is_file() and beside.with_suffix(".idx").is_file() else []
 
 
 def _check_series(path: Path, files: list[Path]) -> None:

@@ -79,7 +79,8 @@ def read_llm_c(path: Path, tokenizer: TokenizerFile) -> TokenShard:
             tokenizer=tokenizer.name,
         )
     tokens = map_array(path, dtype, _HEADER_BYTES, n_tokens)
-    starts = next((it for it in (_places(tokens, mark) for mark in marks) if len(it)), [])
+    places = (_places(tokens, mark) for mark in marks)
+    starts = next((it for it in places if len(it)), np.empty(0, np.int64))
     bounds = np.unique(np.concatenate([[0], starts, [n_tokens]])).astype(np.int64)
     return TokenShard(str(path), tokens, bounds)
 

@@ -73,13 +73,15 @@ class ArrowStream:
     Attributes:
         schema: The columns and their types, of pyarrow.
         columns: Names of the columns.
-        address: Where the file is mapped; its size.
+        address: Where the file is mapped, and its size.
+
+    Raises:
+        ArrowException: The file breaks off or is no stream, see `open_arrow`.
     """
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
 
-        self._path = path
         self._map = pa.memory_map(str(path))
         mapped = self._map.read_buffer()
         self.address = (mapped.address, mapped.size)

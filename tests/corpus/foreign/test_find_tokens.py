@@ -112,8 +112,13 @@ def test_what_is_to_be_held_out_is_not_read_by_accident(tmp_path):
 def test_formats_do_not_mix(tmp_path):
     foreign.llm_c(tmp_path / "a.bin", DOCUMENTS)
     foreign.datatrove(tmp_path / "b.ds", DOCUMENTS)
-    with pytest.raises(InputError, match=r"several formats: datatrove, llm\.c"):
+    with pytest.raises(InputError, match=r"holds tokens of llm\.c and tokens of datatrove files"):
         find_tokens(tmp_path)
+    (tmp_path / "b.ds").unlink()
+    (tmp_path / "a.txt.gz").touch()
+    with pytest.raises(InputError, match=r"holds tokens of llm\.c and \.txt files"):
+        find_tokens(tmp_path)
+    assert find_tokens(tmp_path / "*.bin").format == "llm.c"
 
 
 def test_texts_and_weights_are_no_tokens(tmp_path):
@@ -123,6 +128,8 @@ def test_texts_and_weights_are_no_tokens(tmp_path):
     (tmp_path / "lone.idx").write_bytes(b"MMIDIDX\0\0")
     for where in (tmp_path, tmp_path / "a.txt", tmp_path / "empty.bin", "-", tmp_path / "nothing"):
         assert find_tokens(where) is None
+    with pytest.raises(UsageError):
+        find_tokens("")
 
 
 @pytest.mark.parametrize("kind", ["megatron 4", "datatrove", "llm.c", "datasets"])

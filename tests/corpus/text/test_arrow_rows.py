@@ -14,6 +14,7 @@ from engram.corpus.text import readers
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.text.text_options import TextOptions
+from engram.corpus.verify.verify_corpus import verify_corpus
 from engram.errors import CorruptFileError, InputError
 from support import foreign_corpora as foreign
 from support.paths import BPE
@@ -88,6 +89,8 @@ def test_a_corpus_does_not_depend_on_how_files_are_cut(tmp_path, monkeypatch):
     build_corpus(folder, BPE, tmp_path / "two", workers=2)
     for name in ("tokens-00000.npy", "documents-00000.npy"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    checks = {check.name: check.verdict for check in verify_corpus(tmp_path / "two")}
+    assert checks["text"] == "ok"
 
 
 def test_wrong_columns_and_rows_are_named(tmp_path):
