@@ -40,7 +40,7 @@ def read_datatrove(path: Path) -> TokenShard:
         )
     size_bytes = path.stat().st_size
     if index.stat().st_size % 8:
-        raise damaged(index, f"its {index.stat().st_size:,} bytes are no whole number of ends")
+        raise damaged(index, f"its {index.stat().st_size:,} bytes are not a whole number of ends")
     ends = map_array(index, "<u8")
     n_tokens = int(ends[-1]) if len(ends) else 0
     if len(ends) and (ends[1:] < ends[:-1]).any():

@@ -74,7 +74,7 @@ def read_llm_c(path: Path, tokenizer: TokenizerFile) -> TokenShard:
     if not marks:
         raise InputError(
             f"The tokenizer {tokenizer.name} has neither a start-of-text nor an end-of-text token, "
-            f"by which documents of {path} are told apart.",
+            f"which begins the documents of {path}.",
             "Give the tokenizer's folder, with its tokenizer_config.json.",
             tokenizer=tokenizer.name,
         )

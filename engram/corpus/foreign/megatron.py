@@ -76,7 +76,7 @@ def _read_index(path: Path) -> tuple[str, int, NDArray[Any], NDArray[Any], NDArr
         raise damaged(path, f"its token type has the code {code}; known are 1 to 8", code=code)
     if "f" in dtype:
         raise InputError(
-            f"{path} holds numbers of type {np.dtype(dtype).name}, which are no token ids.",
+            f"{path} holds numbers of type {np.dtype(dtype).name}, which cannot be token ids.",
             "Give a dataset of whole numbers.",
             file=str(path),
             dtype=np.dtype(dtype).name,
@@ -96,7 +96,7 @@ def _read_index(path: Path) -> tuple[str, int, NDArray[Any], NDArray[Any], NDArr
     documents = map_array(path, "<i8", at + sizes[0] + sizes[1], n_documents)
     if rest and map_array(path, "i1", at + sum(sizes), n_sequences).any():
         raise InputError(
-            f"{path} is multimodal: some of its sequences are no text.",
+            f"{path} is multimodal: some of its sequences are not text.",
             "Give a dataset of text alone.",
             file=str(path),
         )

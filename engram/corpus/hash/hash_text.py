@@ -93,7 +93,7 @@ def plan_hash(
         raise UsageError(
             f"{text} is not a folder of tokens: it has no digests.", "Leave out --check."
         )
-    reader = TextReader(text, options) if found is None else None
+    source = TextReader(text, options) if found is None else found
     folder = None
     if output is not None:
         folder = ResultFolder(Path(output), HASHES_SCHEMA, options.resume, options.overwrite)
@@ -104,7 +104,11 @@ def plan_hash(
         None if config is None else given_config(config), tokenizer, options.layers
     )
     return HashPlan(
-        reader=found.open(file, check_digests=options.check) if found else reader,
+        reader=(
+            source.open(file, check_digests=options.check)
+            if isinstance(source, FoundTokens)
+            else source
+        ),
         config=memory,
         tokenizer=file,
         addresses=addresses,

@@ -34,7 +34,7 @@ def read_arrow(source: Source, column: str, limit_bytes: int) -> Iterator[Record
 
     Raises:
         InputError: There is no such column, or it does not contain strings.
-        CorruptFileError: The file is truncated or no stream.
+        CorruptFileError: The file is truncated or not a stream.
         MissingPackageError: pyarrow is not installed.
     """
     path = source.path or Path(source.name)
@@ -76,7 +76,7 @@ class ArrowStream:
         address: Where the file is mapped, and its size.
 
     Raises:
-        ArrowException: The file breaks off or is no stream, see `open_arrow`.
+        ArrowException: The file breaks off or is not a stream, see `open_arrow`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,7 +115,7 @@ def open_arrow(path: Path) -> Iterator[ArrowStream]:
     """Open an .arrow file.
 
     Raises:
-        CorruptFileError: The file is truncated or no stream; raised for what is done with it, too.
+        CorruptFileError: The file is truncated or not a stream; raised for what is done with it, too.
         MissingPackageError: pyarrow is not installed.
     """
     try:

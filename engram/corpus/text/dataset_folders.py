@@ -19,7 +19,7 @@ def dataset_files(folder: Path) -> list[Path] | None:
         folder: The folder of a data set, or of a dictionary with a single one.
 
     Returns:
-        The files; None when the folder is no data set.
+        The files; None when the folder is not a data set.
 
     Raises:
         InputError: It is a dictionary of several data sets.
@@ -53,5 +53,5 @@ def dataset_files(folder: Path) -> list[Path] | None:
 
 
 def describes_dataset(path: Path) -> bool:
-    """Whether a file describes the data set in its folder, and is no text."""
+    """Whether a file describes the data set in its folder, and is not a text."""
     return path.name == SPLITS or (path.name in (STATE, INFO) and any(path.parent.glob("*.arrow")))

@@ -50,7 +50,7 @@ def test_without_an_index_nothing_says_where_documents_end(tmp_path):
 @pytest.mark.parametrize(
     ("tokens", "ends", "said"),
     [
-        (20, struct.pack("<4Q", 3, 4, 8, 10)[:-1], "31 bytes are no whole number of ends"),
+        (20, struct.pack("<4Q", 3, 4, 8, 10)[:-1], "31 bytes are not a whole number of ends"),
         (20, struct.pack("<4Q", 3, 2, 8, 10), "the ends of its documents do not rise"),
         (20, struct.pack("<4Q", 3, 4, 2**63, 10), "do not rise"),
         (20, struct.pack("<4Q", 3, 4, 8, 9), "ends its last document at token 9"),

@@ -34,7 +34,7 @@ def test_types_of_whole_numbers(tmp_path, code, name):
 
 @pytest.mark.parametrize(("code", "name"), [(6, "float64"), (7, "float32")])
 def test_types_of_vectors_are_refused(tmp_path, code, name):
-    with pytest.raises(InputError, match=f"of type {name}, which are no token ids"):
+    with pytest.raises(InputError, match=f"of type {name}, which cannot be token ids"):
         read_megatron(foreign.megatron(tmp_path / "x", DOCUMENTS, code))
 
 
