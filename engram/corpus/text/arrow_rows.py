@@ -115,7 +115,7 @@ def open_arrow(path: Path) -> Iterator[ArrowStream]:
     """Open an .arrow file.
 
     Raises:
-        CorruptFileError: The file is truncated or not a stream; raised for what is done with it, too.
+        CorruptFileError: The file is truncated or not a stream; raised for later uses, too.
         MissingPackageError: pyarrow is not installed.
     """
     try:
