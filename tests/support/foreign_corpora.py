@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ def dataset(
     for at, name in enumerate(names):
         part = table.slice(at * rows, rows)
         with (
-            pa.OSFile(str(folder / name), "wb") as sink,
+            pa.OSFile(os.fsencode(folder / name), "wb") as sink,
             pa.ipc.new_stream(sink, table.schema, options=options) as writer,
         ):
             writer.write_table(part, max_chunksize=batch_rows)

@@ -4,6 +4,7 @@ Hugging Face's datasets writes them. They are mapped, so that a batch takes no m
 values are used.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -82,7 +83,7 @@ class ArrowStream:
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
 
-        self._map = pa.memory_map(str(path))
+        self._map = pa.memory_map(os.fsencode(path))  # names need not be UTF-8
         mapped = self._map.read_buffer()
         self.address = (mapped.address, mapped.size)
         if mapped[-len(_END) :].to_pybytes() != _END:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -130,6 +131,12 @@ def test_files_of_unlike_columns_are_refused(tmp_path):
     )
     with pytest.raises(CorruptFileError, match="column 'input_ids' is not lists"):
         opened(folder)
+
+
+def test_names_of_folders_need_not_be_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"d\xff\xfe")
+    tokens = opened(foreign.dataset(folder, {"input_ids": foreign.id_lists(DOCUMENTS)}))
+    assert tokens.read(0, tokens.n_tokens)[0].tolist() == FLAT
 
 
 def test_pyarrow_is_needed(tmp_path, monkeypatch):
