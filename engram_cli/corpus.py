@@ -51,8 +51,8 @@ def build(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Text files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet too; .gz, .zst), "
-            "folders of them, or - for stdin.",
+            help="Text files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow too; .gz, "
+            ".zst), folders of them, or - for stdin.",
         ),
     ],
     tokenizer: Annotated[
@@ -75,10 +75,10 @@ def build(
     """Turn text into token shards.
 
     A document is a piece of a plain text (--split), or a record: a line of a .jsonl or .ndjson, an
-    object of a .json (in a list, one a line, or alone; other content is an error), a row of a .csv
-    or .parquet. Each ends with the tokenizer's end-of-text token unless --no-eos is given, as in
-    engram hash. In folders, hidden files, linked folders and folders of tokens or hash ids are
-    passed over, and listed.
+    object of a .json (in a list, one a line, or alone; other content is an error), a row of a .csv,
+    .parquet or .arrow. Each ends with the tokenizer's end-of-text token unless --no-eos is given,
+    as in engram hash. In folders, hidden files, linked folders and folders of tokens or hash ids
+    are passed over, and listed.
 
     The bytes of the corpus follow from the text and these options alone, not from -j, --engine or
     interruptions. Until all is done, the work lies in a hidden folder beside DIR, as large as the

@@ -67,7 +67,7 @@ def depth(
         $ engram depth ./attached-model --text corpus.txt --tokens 500 --plot depth.png
     """
     check_plot(plot, overwrite)
-    data = one_text("depth", "read", text, corpus)
+    data = one_text("depth", "read", text, corpus, rules.text_key)
     silence_transformers()
     from engram.evaluation import measure_depth
     from engram_cli.depth_text import show

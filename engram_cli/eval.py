@@ -65,7 +65,7 @@ def eval(
         typer.Option(
             "--seen",
             metavar="PATH",
-            help="Text or token shards to count tokens and n-grams in, such as what was trained "
+            help="Text or tokens to count tokens and n-grams in, such as what was trained "
             "on; documents that are evaluated do not count.",
         ),
     ] = None,
@@ -93,7 +93,7 @@ def eval(
         $ engram eval ./attached-model --text corpus.txt --context 32 --tokens 1K
         $ engram eval ./attached-model --corpus tokens --against ./model --seen corpus.txt --json
     """
-    data = one_text("eval", "read", text, corpus)
+    data = one_text("eval", "read", text, corpus, rules.text_key)
     check_html(html, overwrite)
     silence_transformers()
     from engram.evaluation.evaluate_model import evaluate

@@ -38,7 +38,12 @@ TextOption = Annotated[
     Path | None, typer.Option("--text", help="Text to read: a file or a folder of texts.")
 ]
 CorpusOption = Annotated[
-    Path | None, typer.Option("--corpus", help="Token shards to read: engram corpus build.")
+    Path | None,
+    typer.Option(
+        "--corpus",
+        help="Tokens to read: shards of engram corpus build, or Megatron's, datatrove's, llm.c's, "
+        "a data set's.",
+    ),
 ]
 TablesOption = Annotated[
     Literal["ram", "disk"],

@@ -126,7 +126,7 @@ def gates(
     shown = words if file is None else read_whole(file)
     data = None
     if shown is None or text is not None or corpus is not None:
-        data = one_text("gates", "read", text, corpus)
+        data = one_text("gates", "read", text, corpus, rules.text_key)
     elif needless := given_flags(ctx, [*RULES, "tokens", "top", "min_count"]):
         raise UsageError(
             f"{' and '.join(needless)} are for --text or --corpus.", "Leave them out, or give one."

@@ -84,8 +84,9 @@ def hash(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Text (.txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet; .gz, .zst), folder of "
-            "texts or of token shards, or - for stdin.",
+            help="Text (.txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow; .gz, .zst), "
+            "folder of texts, tokens (ours, Megatron's, datatrove's, llm.c's, a data set's), or - "
+            "for stdin.",
         ),
     ],
     config: ConfigOption = None,
@@ -95,7 +96,8 @@ def hash(
             "-t",
             "--tokenizer",
             metavar="NAME|PATH",
-            help="Folder, tokenizer.json or hub id. Default: the config's, or gpt2.",
+            help="Folder, tokenizer.json or hub id. Default: the config's, that of the tokens, or "
+            "gpt2.",
         ),
     ] = None,
     output: OutputOption = None,
@@ -119,7 +121,8 @@ def hash(
     Rows hit are exact; so are distinct n-grams up to 16.8M an order, and what collides; then they
     are estimated, distinct ones to about 0.1 %, and say so. Stored ids take 4 bytes for each row
     that a token reads: hashing again is mostly faster than reading, and engram.HashedDataset does
-    it for training. Until -o is done, tokens and ids lie in a hidden folder beside DIR, where
+    it for training. Tokens of other tools are checked against the tokenizer of -c or -t, since they
+    do not say their own. Until -o is done, tokens and ids lie in a hidden folder beside DIR, where
     --resume finds them.
 
     Statistics are one pass with the threads of this machine; on Ray, tasks tokenise and count

@@ -167,8 +167,9 @@ TEXT = {
         typer.Option(
             "--text-column",
             metavar="NAME",
-            help="Key of the text in JSON records, or column of a .csv, .tsv or .parquet. Default: "
-            "text. With it stdin is JSON lines.",
+            help="Key of the text in JSON records, or column of a .csv, .tsv, .parquet or .arrow. "
+            "Default: text. With it stdin is JSON lines. Of a data set also its column of token "
+            "ids (default: input_ids).",
         ),
     ],
     "add_eos": Annotated[

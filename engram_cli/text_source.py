@@ -7,7 +7,13 @@ from pathlib import Path
 from engram.errors import MissingFileError, UsageError
 
 
-def one_text(command: str, purpose: str, text: Path | None, corpus: Path | None) -> Path:
+def one_text(
+    command: str,
+    purpose: str,
+    text: Path | None,
+    corpus: Path | None,
+    column: str | None = None,
+) -> Path:
     """Return the text that was given.
 
     Args:
@@ -15,6 +21,7 @@ def one_text(command: str, purpose: str, text: Path | None, corpus: Path | None)
         purpose: What it does with a text, such as "train on".
         text: Value of ``--text``.
         corpus: Value of ``--corpus``.
+        column: Value of ``--text-column``.
 
     Raises:
         UsageError: Neither is given, or both; or the corpus is a folder of something else.
@@ -26,15 +33,15 @@ def one_text(command: str, purpose: str, text: Path | None, corpus: Path | None)
             f"{command} needs something to {purpose}: --text or --corpus."
             if not given
             else "--text and --corpus exclude each other.",
-            "Give a text with --text FILE, or token shards with --corpus FOLDER.",
+            "Give a text with --text FILE, or tokens with --corpus FOLDER.",
         )
-    from engram.corpus.results.result_folder import MANIFEST
+    from engram.corpus.foreign.find_tokens import FORMATS_HINT, find_tokens
 
-    if corpus is not None and not (corpus / MANIFEST).is_file():
+    if corpus is not None and find_tokens(corpus, column) is None:
         if not corpus.exists():
             raise MissingFileError.at(corpus, "Build token shards: engram corpus build.")
         raise UsageError(
             f"{corpus} holds no token shards.",
-            f"Give texts with --text {corpus}, or build shards: engram corpus build.",
+            f"Give texts with --text {corpus}, or tokens. {FORMATS_HINT}",
         )
     return given[0]

@@ -149,7 +149,12 @@ def train(
         Path | None, typer.Option("--text", help="Text to train on: a file or a folder of texts.")
     ] = None,
     corpus: Annotated[
-        Path | None, typer.Option("--corpus", help="Token shards to train on: engram corpus build.")
+        Path | None,
+        typer.Option(
+            "--corpus",
+            help="Tokens to train on: shards of engram corpus build, or Megatron's, datatrove's, "
+            "llm.c's, a data set's.",
+        ),
     ] = None,
     options: TrainOptions,
     rules: TextOptions,
@@ -205,7 +210,7 @@ def train(
             "Give an attached folder, as engram attach writes it.",
         )
     check_plot(plot, overwrite)
-    data = one_text("train", "train on", text, corpus)
+    data = one_text("train", "train on", text, corpus, rules.text_key)
     from engram_cli.train_arguments import read_arguments
 
     options = replace(options, trainer=read_arguments(args, settings or []))

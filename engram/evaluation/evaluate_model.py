@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engram.arguments import checked
-from engram.corpus.results.result_folder import MANIFEST
+from engram.corpus.foreign.find_tokens import find_tokens
 from engram.corpus.text.text_options import TextOptions
 from engram.evaluation.counted_tokens import CountedTokens
 from engram.evaluation.eval_notes import needle_notes, notes_of
@@ -174,8 +174,8 @@ def _find_seen(
     text: TextOptions | None,
 ) -> Seen:
     """Count tokens and n-grams in another text, but for evaluated documents of the same one."""
-    is_corpus = (Path(seen) / MANIFEST).is_file()
-    rules = None if is_corpus else text
+    found = find_tokens(seen, None if text is None else text.text_key)
+    rules = text if found is None or text is None else found.options_of(text)
     other = TrainingDocuments(seen, opened.tokenizer, options=rules, held_out_share=None)
     left_out: list[int] = []
     if other.sha256 == chosen.documents.sha256:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from engram.addressing.tokenizer_files import describe_tokenizer
 from engram.arguments import checked
-from engram.corpus.building.unit_work import check_digest
+from engram.corpus.foreign.find_tokens import find_tokens
 from engram.corpus.hash.windows import Document, DocumentPieces
-from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.text_options import TextOptions
-from engram.corpus.tokens.token_shards import StoredTokens
+from engram.corpus.tokens.mapped_tokens import MappedTokens
 from engram.corpus.tokens.tokenise import token_dtype
 from engram.errors import InputError, UsageError
 
@@ -37,8 +36,8 @@ class TrainingDocuments:
     training and have no loss; they may be on either side.
 
     Args:
-        source: A folder of token shards, or a text (file, folder or reader), or an iterable of
-            documents, each a string or a list of token ids.
+        source: A corpus of tokens (see `find_tokens`), or a text (file, folder or reader), or an
+            iterable of documents, each a string or a list of token ids.
         tokenizer: The model's tokenizer, in any form that `describe_tokenizer` knows.
         options: How a text is read: what ends a document, the key of its text, and whether the
             end-of-text token is added.
@@ -51,7 +50,8 @@ class TrainingDocuments:
     Attributes:
         boundaries: Start of each document among all tokens, and the end of the last, int64
             ``[documents + 1]``.
-        sha256: Digest of the tokens and boundaries; for a corpus, of those of its files.
+        sha256: Digest of the tokens and boundaries; for a folder of token shards, of those of its
+            files.
         held_out: Numbers of the held-out documents of at least two tokens, in random order, int64.
         training: Numbers of the documents for training, in the order of the source, int64.
 
@@ -78,11 +78,11 @@ class TrainingDocuments:
         _check_share(held_out_share)
         file = describe_tokenizer(tokenizer)
         options = TextOptions() if options is None else options
-        self._stored: StoredTokens | None = None
-        if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
-            options.refuse_for_tokens(source)
-            self._stored = StoredTokens(Path(source), check_digests=check_digests)
-            check_digest(file, self._stored.tokenizer["name"], self._stored.tokenizer["sha256"])
+        self._stored: MappedTokens | None = None
+        found = find_tokens(source, options.text_key) if isinstance(source, (str, Path)) else None
+        if found is not None:
+            found.check_options(options)
+            self._stored = found.open(file, check_digests=check_digests)
             self.boundaries = self._stored.boundaries()
         else:
             if isinstance(source, (str, Path)):
@@ -116,7 +116,7 @@ class TrainingDocuments:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the tokens and boundaries; for a corpus, of its files' names and digests."""
+        """Digest of the tokens and boundaries, or of token shards' names and digests."""
         if self._stored is not None:
             return self._stored.sha256
         digest = sha256(self.boundaries.astype("<i8").data)

@@ -139,6 +139,7 @@ FLOORS = {
         ("text",),
         ("results",),
         ("tokens",),
+        ("foreign",),
         ("building", "counts"),
         ("ray",),
         ("hash",),

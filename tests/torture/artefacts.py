@@ -11,13 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from support import hashed_statistics, sparse_folder
+from support import foreign_corpora, hashed_statistics, sparse_folder
 from support.cli import run
 from support.paths import BPE, REPOSITORY
 
 TEXT = "The river ran past the old mill.\n\nA valley below the hill: 3 < 4.\n\nEnd.\n"
 # Stand in a call for the changed artefact, for a folder to be written, and for valid companions.
 PATH, OUT = "PATH", "OUT"
+# Folders of tokens as other tools have them.
+FOREIGN = ("megatron", "datatrove", "llm-c", "dataset")
 Calls = Sequence[list[str] | Callable[[Path], object]]
 
 
@@ -58,6 +60,7 @@ def write_artefacts(folder: Path) -> None:
     shard = {"model-00001-of-00001.safetensors": sparse_folder.v41_layer(1, 96)}
     sparse_folder.write(folder / "released", sparse_folder.V41_CONFIG, shard)
     _write_texts(folder)
+    _write_foreign(folder)
     shutil.copytree(BPE, folder / "tokenizer")
     (folder / "tokenizer" / "added_tokens.json").write_text('{"<more>": 544}')
     special = '{"pad_token": {"content": "<pad>"}}'
@@ -83,6 +86,20 @@ def _write_texts(folder: Path) -> None:
     except ImportError:
         return
     parquet.write_table(pyarrow.table({"text": TEXT.split("\n\n")}), folder / "text.parquet")
+
+
+def _write_foreign(folder: Path) -> None:
+    documents = [[0, *range(5, 5 + length)] for length in (9, 1, 30, 12)]
+    for name in FOREIGN:
+        (folder / name).mkdir()
+    foreign_corpora.megatron(folder / "megatron" / "m", documents, 4, pieces=2)
+    foreign_corpora.datatrove(folder / "datatrove" / "x.ds", documents, metadata=str(BPE))
+    foreign_corpora.llm_c(folder / "llm-c" / "x.bin", documents)
+    try:
+        columns = {"input_ids": foreign_corpora.id_lists(documents)}
+    except ImportError:
+        return
+    foreign_corpora.dataset(folder / "dataset", columns)
 
 
 def list_artefacts(folder: Path) -> list[Artefact]:
@@ -163,6 +180,11 @@ def list_artefacts(folder: Path) -> list[Artefact]:
             [["corpus", "info", PATH], ["corpus", "verify", PATH], ["hash", PATH, *words]],
             [partial(windows, config)],
         ),
+        **{
+            name: ([["hash", PATH, *words]], [partial(windows, config)])
+            for name in FOREIGN
+            if any((folder / name).iterdir())
+        },
         "hash-ids": (
             [
                 ["hash", PATH, *words],

@@ -20,6 +20,7 @@ from engram.corpus.text.blocks import Block
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.fast_tokenise import FastEncoder
+from engram.corpus.tokens.token_shards import check_digest
 from engram.corpus.tokens.tokenise import (
     TokenBatch,
     cut_batches,
@@ -27,7 +28,6 @@ from engram.corpus.tokens.tokenise import (
     token_dtype,
     tokenise,
 )
-from engram.errors import MismatchError
 from engram.storage.files import Progress, are_as_digested
 from engram.storage.json_files import find_json
 
@@ -261,28 +261,6 @@ def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
     for start, end in pairwise(cut_batches(bounds)):
         yield TokenBatch(
             tokens[bounds[start] : bounds[end]], bounds[start : end + 1] - bounds[start], 0
-        )
-
-
-def check_digest(tokenizer: TokenizerFile, name: str, sha256: str) -> None:
-    """Check that a tokenizer is the one that tokens were made with.
-
-    Args:
-        tokenizer: The tokenizer.
-        name: Name of the one that they were made with.
-        sha256: Its digest.
-
-    Raises:
-        MismatchError: It is another one.
-    """
-    if tokenizer.digest != sha256:
-        raise MismatchError(
-            f"The tokenizer {tokenizer.name} is not the one that the tokens were made with "
-            f"({name}): its digest must be {sha256[:16]}..., got {tokenizer.digest[:16]}....",
-            "Use that tokenizer, or build the corpus again.",
-            tokenizer=tokenizer.name,
-            expected=sha256,
-            found=tokenizer.digest,
         )
 
 

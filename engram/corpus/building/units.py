@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
 
+from engram.corpus.text.arrow_rows import rows_of_batches
 from engram.corpus.text.blocks import grouped
 from engram.corpus.text.documents import DocumentEnds, Split
 from engram.corpus.text.json_values import holds_json_lines
@@ -26,8 +27,8 @@ def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_B
     """Cut a text into units.
 
     A plain file is cut at the first end of a document after every `unit_bytes`, a .parquet between
-    row groups; compressed files, and files that are one document each, stay whole. Small files
-    share a unit.
+    row groups, an .arrow between record batches; compressed files, and files that are one document
+    each, stay whole. Small files share a unit.
 
     Args:
         sources: The files.
@@ -47,8 +48,8 @@ def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
         yield source
         return
     bounds = [0]
-    if source.format == "parquet":
-        groups = rows_of_groups(source)
+    if source.has_rows:
+        groups = rows_of_groups(source) if source.format == "parquet" else rows_of_batches(source)
         total = max(sum(groups), 1)
         for group, done in enumerate(accumulate(groups[:-1]), 1):
             if size * done // total >= len(bounds) * unit_bytes:

@@ -27,7 +27,6 @@ from engram.corpus.hash.hashed_text import SCHEMA, HashCounts, HashedText, count
 from engram.corpus.ray.ray_engine import RayEngine
 from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA
 from engram.corpus.results.result_folder import (
-    MANIFEST,
     ResultFolder,
     listed_bytes,
     write_manifest,
@@ -36,10 +35,11 @@ from engram.corpus.results.stored_corpus import Notes
 from engram.corpus.results.work_folder import discard
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import PassedOver
+from engram.corpus.tokens.mapped_tokens import MappedTokens
 from engram.corpus.tokens.token_shards import StoredTokens
 from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, token_dtype, tokenise
 from engram.errors import UsageError
-from engram.storage.files import Progress, sha256_of
+from engram.storage.files import Progress
 from engram.storage.staging import clean
 from engram.version import __version__
 
@@ -63,7 +63,7 @@ class HashPlan:
         unit_bytes: About as many bytes of text as one worker tokenises at a time.
     """
 
-    reader: TextReader | StoredTokens
+    reader: TextReader | MappedTokens
     config: EngramConfig
     tokenizer: TokenizerFile
     addresses: Addresses
@@ -74,14 +74,14 @@ class HashPlan:
     @property
     def add_eos(self) -> bool:
         """Whether every document ends with the end-of-text token."""
-        if isinstance(self.reader, StoredTokens):
-            return self.reader.tokenizer.get("eos_id") is not None
+        if isinstance(self.reader, MappedTokens):
+            return self.reader.ends_with_eos
         return self.options.adds_eos
 
     @property
     def passed_over(self) -> list[PassedOver]:
         """Entries of the text's folder that are not read."""
-        return [] if isinstance(self.reader, StoredTokens) else self.reader.passed_over
+        return [] if isinstance(self.reader, MappedTokens) else self.reader.passed_over
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram hash -o DIR --dry-run --json`` prints; .parquet is smaller."""
@@ -190,7 +190,7 @@ class HashPlan:
     def _tokens(self, engine: RayEngine | None) -> Generator[TokenBatch | Notes]:
         """Tokenise the text in one pass; yield its documents and, last, its notes."""
         reader = self.reader
-        if isinstance(reader, StoredTokens):
+        if isinstance(reader, MappedTokens):
             yield from reader.batches()
         elif engine is None:
             chosen = fast_encoder(self.tokenizer, reader.total_bytes)
@@ -218,10 +218,10 @@ class HashPlan:
 
     def _job(self) -> dict[str, Any]:
         """Return everything that determines the bytes of the hash ids."""
-        if isinstance(self.reader, StoredTokens):
+        if isinstance(self.reader, MappedTokens):
             text = {
                 "engram_version": __version__,
-                "tokens_sha256": sha256_of(self.reader.folder / MANIFEST),
+                "tokens_sha256": self.reader.job_sha256,
                 "shard_tokens": self.options.shard_tokens,
             }
         else:
@@ -261,7 +261,7 @@ class HashPlan:
         """Estimate the bytes of .npy shards from the first MiB; None for standard input."""
         reader, tokenizer = self.reader, self.tokenizer
         token_bytes = bytes_per_token(self.addresses, tokenizer.vocab_size)
-        if isinstance(reader, StoredTokens):
+        if isinstance(reader, MappedTokens):
             return reader.n_tokens * token_bytes
         if reader.total_bytes is None:
             return None

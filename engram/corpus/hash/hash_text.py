@@ -10,17 +10,16 @@ from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config, load_template
-from engram.corpus.building.unit_work import check_digest
+from engram.corpus.foreign.find_tokens import FoundTokens, find_tokens
 from engram.corpus.hash.hash_options import HashOptions
 from engram.corpus.hash.hash_plan import HashPlan
 from engram.corpus.hash.hash_shards import check_format
 from engram.corpus.hash.hashed_text import HashedText
 from engram.corpus.ray.ray_engine import RayEngine
 from engram.corpus.results.manifests import HASHES_SCHEMA
-from engram.corpus.results.result_folder import MANIFEST, ResultFolder
+from engram.corpus.results.result_folder import ResultFolder
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.text_options import STDIN
-from engram.corpus.tokens.token_shards import StoredTokens
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.files import Progress
 
@@ -44,7 +43,8 @@ def hash_text(
     who does the work. Ids are written into a hidden folder beside `output` until all are done.
 
     Args:
-        text: A file, a folder of texts or of token shards, or ``-`` for standard input.
+        text: A file, a folder of texts or of tokens (see `find_tokens`), or ``-`` for standard
+            input.
         config: The memory: a config, its file, or the name of a template; one that is sized for the
             tokenizer when None.
         tokenizer: Folder, tokenizer.json or hub id; the config's, or gpt2, when None.
@@ -85,17 +85,15 @@ def plan_hash(
     """Find out what `hash_text` would do; its arguments and errors are the same."""
     options = HashOptions() if options is None else options
     options.check_writing(output is not None, str(text) == STDIN)
-    reader: TextReader | StoredTokens
-    if (Path(text) / MANIFEST).is_file():
-        options.refuse_for_tokens(text)
-        reader = StoredTokens(Path(text), check_digests=options.check)
-        tokenizer = tokenizer or (reader.tokenizer["name"] if config is None else None)
+    found = find_tokens(text, options.text_key)
+    if found is not None:
+        found.check_options(options, options.check)
+        tokenizer = tokenizer or (_stated_tokenizer(found) if config is None else None)
     elif options.check:
         raise UsageError(
             f"{text} is not a folder of tokens: it has no digests.", "Leave out --check."
         )
-    else:
-        reader = TextReader(text, options)
+    source = TextReader(text, options) if found is None else found
     folder = None
     if output is not None:
         folder = ResultFolder(Path(output), HASHES_SCHEMA, options.resume, options.overwrite)
@@ -105,16 +103,34 @@ def plan_hash(
     memory, file, addresses = find_memory(
         None if config is None else given_config(config), tokenizer, options.layers
     )
-    if isinstance(reader, StoredTokens):
-        check_digest(file, reader.tokenizer["name"], reader.tokenizer["sha256"])
     return HashPlan(
-        reader=reader,
+        reader=(
+            source.open(file, check_digests=options.check)
+            if isinstance(source, FoundTokens)
+            else source
+        ),
         config=memory,
         tokenizer=file,
         addresses=addresses,
         output=folder,
         options=options,
     )
+
+
+def _stated_tokenizer(found: FoundTokens) -> str:
+    """Return the tokenizer that a corpus states.
+
+    Raises:
+        InputError: It states none.
+    """
+    if found.tokenizer is None:
+        raise InputError(
+            f"{found.where} does not say which tokenizer its tokens were made with.",
+            "Give it with -t, or a memory with -c (in Python, tokenizer or config).",
+            corpus=str(found.where),
+            format=found.format,
+        )
+    return found.tokenizer
 
 
 def sized_for(tokenizer: TokenizerFile) -> EngramConfig:

@@ -17,14 +17,12 @@ from engram.addressing.hashing import Hasher
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
-from engram.corpus.building.unit_work import check_digest
+from engram.corpus.foreign.find_tokens import find_tokens
 from engram.corpus.hash.hash_text import find_memory
 from engram.corpus.hash.windows import Document, DocumentPieces, Window, cut_stored
-from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.documents import Split
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.text_options import TextOptions
-from engram.corpus.tokens.token_shards import StoredTokens
 from engram.errors import InputError, MismatchError, UsageError
 
 
@@ -56,13 +54,14 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         >>> loader = torch.utils.data.DataLoader(windows, batch_size=8, num_workers=2)
 
     Args:
-        source: A folder of token shards, or a text (file or folder, see `TextReader`), or an
-            iterable of documents, each a string or a list of token ids.
+        source: A corpus of tokens (see `find_tokens`), or a text (file or folder, see
+            `TextReader`), or an iterable of documents, each a string or a list of token ids.
         config: The memory, or the path of its config, or a template's name.
         window_tokens: Tokens T of a window.
         tokenizer: Name or path of the tokenizer; the config's when None.
         split: The end of a document in plain text; ``paragraph`` when None.
-        text_key: Key of the text in JSON records; ``text`` when None.
+        text_key: Key of the text in JSON records, ``text`` when None; or column of the tokens of a
+            data set, ``input_ids`` when None.
         add_eos: Whether documents of a text or an iterable end with the end-of-text token.
         rank: Index of the part of the corpus to read here, of `world_size` equal parts.
         world_size: Number of parts of the corpus. Leave it at 1 if the training loop itself
@@ -108,9 +107,9 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         _, file, self.addresses = find_memory(given_config(config), tokenizer)
         self._rank, self._world_size, self._window_tokens = rank, world_size, window_tokens
         self.n_windows: int | None = None
-        if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
-            stored = StoredTokens(Path(source), check_digests=check_digests)
-            check_digest(file, stored.tokenizer["name"], stored.tokenizer["sha256"])
+        found = find_tokens(source, text_key) if isinstance(source, (str, Path)) else None
+        if found is not None:
+            stored = found.open(file, check_digests=check_digests)
             self.n_windows = stored.n_tokens // window_tokens
             if not self.n_windows:
                 raise InputError(

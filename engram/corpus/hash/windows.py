@@ -18,7 +18,7 @@ from engram.corpus.text.blocks import Block
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import Source
 from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder
-from engram.corpus.tokens.token_shards import StoredTokens
+from engram.corpus.tokens.mapped_tokens import MappedTokens
 from engram.corpus.tokens.tokenise import (
     check_eos,
     fast_encoder,
@@ -55,7 +55,7 @@ class Window:
 
 
 def cut_stored(
-    stored: StoredTokens,
+    stored: MappedTokens,
     *,
     window_tokens: int,
     most_past: int,

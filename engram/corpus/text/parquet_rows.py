@@ -7,8 +7,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from engram.corpus.text.records import Record, no_column, text_of, too_long
+from engram.corpus.text.records import Record, text_of
 from engram.corpus.text.sources import Source
+from engram.corpus.text.table_columns import check_text_column, column_values
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
 _MOST_ROWS = 1024
@@ -43,20 +44,7 @@ def read_parquet(source: Source, column: str, limit_bytes: int) -> Iterator[Reco
         MissingPackageError: pyarrow is not installed.
     """
     with _open(source) as file:
-        from pyarrow import types
-
-        names = file.schema_arrow.names
-        if column not in names:
-            raise no_column(source, column, names)
-        stored = file.schema_arrow.field(column).type
-        inner = stored.value_type if types.is_dictionary(stored) else stored
-        if not (types.is_string(inner) or types.is_large_string(inner) or types.is_null(inner)):
-            raise InputError(
-                f"{source.name}: the column {column!r} must be strings, got {stored}.",
-                "Give the column of the texts with --text-column (in Python, text_key).",
-                file=source.name,
-                type=str(stored),
-            )
+        check_text_column(source, file.schema_arrow, column)
         path = source.path or Path(source.name)
         groups = range(file.num_row_groups)[source.begin : source.end]
         firsts = [0, *accumulate(rows_of_groups(source))]
@@ -65,7 +53,7 @@ def read_parquet(source: Source, column: str, limit_bytes: int) -> Iterator[Reco
             size = _batch_rows(path, file.metadata.row_group(group), column)
             for batch in file.iter_batches(size, row_groups=[group], columns=[column]):
                 row = first + done + 1
-                values = _values(source, row, batch.column(0), limit_bytes)
+                values = column_values(source, row, batch.column(0), limit_bytes)
                 done += len(values)
                 read_bytes = (source.size_bytes or 0) * done // (firsts[groups.stop] - first)
                 for at, value in enumerate(values, row):
@@ -105,24 +93,6 @@ def _zigzag(varint: bytes) -> int:
     """Return the signed integer of a varint."""
     value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(varint))
     return (value >> 1) ^ -(value & 1)
-
-
-def _values(source: Source, row: int, array: Any, limit_bytes: int) -> list[Any]:
-    """Turn an array into values, with errors for those that are too long."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(array.type):  # if the file's schema requires it
-        array = array.cast(array.type.value_type)
-    # This few bytes cannot contain long texts.
-    if pa.types.is_null(array.type) or array.nbytes <= limit_bytes:
-        return list(array.to_pylist())
-    return [
-        too_long(source, row + i, limit_bytes, None, False)
-        if (length or 0) > limit_bytes
-        else array[i].as_py()
-        for i, length in enumerate(pc.binary_length(array).to_pylist())
-    ]
 
 
 def rows_of_groups(source: Source) -> list[int]:

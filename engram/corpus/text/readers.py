@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from engram.corpus.text.arrow_rows import read_arrow
 from engram.corpus.text.blocks import Block
 from engram.corpus.text.csv_rows import read_csv
 from engram.corpus.text.document_bytes import DocumentBytes, Stretch
@@ -31,7 +32,7 @@ class TextReader:
     Plain text is cut by the options' split; the separator belongs to the document before it, so
     that the documents of a file joined together are the file. In a .jsonl or .ndjson file every
     line is a document; in a .json every object, whether one per line, in one list or alone; in a
-    .csv and a .parquet every row.
+    .csv, a .parquet and an .arrow every row.
 
     Args:
         where: File, folder or ``-`` for standard input, see `find_sources`; or several of them, or
@@ -91,7 +92,7 @@ class TextReader:
             InputError: A document is not valid UTF-8, not a record with text, longer than 64
                 MiB, or there is no text at all.
             CorruptFileError: A compressed file is truncated, or a .json is not JSON.
-            MissingPackageError: Reading .zst and .parquet needs pyarrow.
+            MissingPackageError: Reading .zst, .parquet and .arrow needs pyarrow.
         """
         block: Block | None = None
         for block in self.blocks():
@@ -110,8 +111,9 @@ class TextReader:
             self._read_before += source.size_bytes or 0
 
     def _read(self, source: Source) -> Iterator[Block]:
-        if source.format == "parquet":
-            yield from self._gather(source, read_parquet(source, self._key, MAX_DOCUMENT_BYTES))
+        if source.has_rows:
+            read = read_parquet if source.format == "parquet" else read_arrow
+            yield from self._gather(source, read(source, self._key, MAX_DOCUMENT_BYTES))
         else:
             with open_source(source) as stream:
                 yield from self._read_stream(source, stream)

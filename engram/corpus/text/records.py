@@ -70,10 +70,10 @@ def _kind(value: Any) -> str:
 
 
 def wrong_record(source: Source, line: int, problem: str) -> InputError:
-    """Return the error for a record that starts at a line, or for a row of a .parquet."""
+    """Return the error for a record that starts at a line, or for a row of a table."""
     line = source.file_line(line)
     unit, hint = "line", f"Correct it, give the key or column with {_COLUMN}, {_SKIP}"
-    if source.format == "parquet":
+    if source.has_rows:
         unit, hint = "row", "Leave such rows out with --on-error skip."
     return InputError(f"{source.name}:{line}: {problem}", hint, file=source.name, **{unit: line})
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from engram.corpus.text.dataset_folders import dataset_files, describes_dataset
 from engram.corpus.text.documents import Split
 from engram.corpus.text.text_options import STDIN
 from engram.errors import InputError, MissingFileError, UsageError
@@ -17,7 +18,7 @@ from engram.storage.json_files import TEXT, find_json
 
 # Says what a folder of results holds.
 MANIFEST = "manifest.json"
-Format = Literal["text", "jsonl", "json", "csv", "parquet"]
+Format = Literal["text", "jsonl", "json", "csv", "parquet", "arrow"]
 _FORMATS: dict[str, Format] = {
     ".txt": "text",
     ".jsonl": "jsonl",
@@ -26,6 +27,7 @@ _FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK_BYTES = 2**20
@@ -43,10 +45,10 @@ class Source:
         name: Its name in messages.
         path: Its path; None for standard input.
         format: Plain text; JSON records, one a line (jsonl) or however the content has them (json);
-            rows of a .csv, a .tsv or a .parquet.
+            rows of a .csv, a .tsv, a .parquet or an .arrow.
         compression: Compression of its bytes; None if they are not compressed.
         size_bytes: Its size as stored, or that of the part; None for standard input and pipes.
-        begin: First byte of the part, in .parquet its first row group.
+        begin: First byte of the part; of a table its first row group or record batch.
         end: End of the part, in the same unit; None for the rest of the file.
     """
 
@@ -65,14 +67,19 @@ class Source:
         return "\t" if is_tsv else ","
 
     @property
+    def has_rows(self) -> bool:
+        """Whether it is a table whose parts are counted in rows, not in bytes."""
+        return self.format in ("parquet", "arrow")
+
+    @property
     def has_keys(self) -> bool:
         """Whether its text is under a key or in a column."""
         return self.format != "text"
 
     def file_line(self, line: int) -> int:
-        """Turn a line of the part into one of the file; rows of a .parquet start at its first."""
+        """Turn a line of the part into one of the file; rows of a table start at its first."""
         # A whole file is not opened again: a pipe would wait for another writer.
-        if self.format == "parquet" or self.path is None or not self.begin:
+        if self.has_rows or self.path is None or not self.begin:
             return line
         return line + _lines_before(self.path, self.begin)
 
@@ -100,9 +107,10 @@ def find_sources(
 ) -> tuple[list[Source], list[PassedOver]]:
     """List the text files of a path.
 
-    A folder means its .txt, .jsonl, .ndjson, .json, .csv, .tsv (also .gz and .zst of them) and
-    .parquet files at any depth, sorted by path. A file given directly is plain text unless its name
-    ends with one of the other suffixes.
+    A folder means its .txt, .jsonl, .ndjson, .json, .csv, .tsv (also .gz and .zst of them),
+    .parquet and .arrow files at any depth, sorted by path; one that `save_to_disk` of Hugging
+    Face's datasets wrote, the files that it lists. A file given directly is plain text unless its
+    name ends with one of the other suffixes.
 
     Args:
         where: File, folder, or ``-`` for standard input.
@@ -114,7 +122,7 @@ def find_sources(
 
     Raises:
         MissingFileError: There is no such file or folder.
-        InputError: The folder has no text files, or the name is not UTF-8.
+        InputError: The folder has no text files, or several data sets; or the name is not UTF-8.
     """
     refuse_empty(where, "the text")
     if str(where) == STDIN:
@@ -125,7 +133,8 @@ def find_sources(
     if not path.exists():
         raise MissingFileError.at(where, _missing_hint(str(where)), file=str(where))
     if path.is_dir():
-        files, passed_over = _walk(path)
+        listed = dataset_files(path)
+        files, passed_over = _walk(path) if listed is None else (listed, [])
     elif _NOT_UTF8.search(str(path)):
         raise InputError(
             f"The name {str(path)!a} is not UTF-8 and cannot be written to a manifest.",
@@ -136,7 +145,7 @@ def find_sources(
     if not files:
         raise InputError(
             f"The folder {path} has no text files: {len(passed_over)} entries, none of them "
-            f"{', '.join(_FORMATS)} (or .gz and .zst of all but the last).",
+            f"{', '.join(_FORMATS)} (or .gz and .zst of all but the last two).",
             "Give a single file to read it regardless of its name.",
             folder=str(path),
             entries=len(passed_over),
@@ -168,7 +177,7 @@ def check_options(sources: Sequence[Source], split: Split | None, text_key: str 
     if text_key is not None and not any(source.has_keys for source in sources):
         raise UsageError(
             f"--text-column {text_key} is for records (.jsonl, .ndjson, .json, .csv, .tsv, "
-            f".parquet): {name} is plain text.",
+            f".parquet, .arrow): {name} is plain text.",
             "Leave out --text-column, or rename the file to match its contents.",
             text_key=text_key,
         )
@@ -211,6 +220,8 @@ def _reason_not_to_read(path: Path) -> str:
         return "results of this toolkit" if is_result else ""
     if not path.is_file():
         return "a broken link" if path.is_symlink() else "not a regular file"
+    if describes_dataset(path):
+        return "describes a data set"
     return "" if _plain_suffix(path) in _FORMATS else "not text by its name"
 
 
@@ -233,8 +244,9 @@ def _missing_hint(name: str) -> str:
 
 def _plain_suffix(path: Path) -> str:
     *_, before, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
-    # A .parquet is read from its end, so it cannot be compressed as a whole.
-    return before if last in _COMPRESSIONS and before != ".parquet" else last
+    # Tables are not read from begin to end, so they cannot be compressed as a whole.
+    is_packed = last in _COMPRESSIONS and before not in (".parquet", ".arrow")
+    return before if is_packed else last
 
 
 @lru_cache(maxsize=8)

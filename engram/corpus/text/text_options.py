@@ -38,20 +38,22 @@ class TextOptions:
     def __post_init__(self) -> None:
         check_fields(self, shard_tokens=1)
 
-    def refuse_for_tokens(self, folder: str | Path) -> None:
+    def refuse_for_tokens(self, folder: str | Path, has_columns: bool = False) -> None:
         """Check that no rule is given for a folder that holds tokens.
 
         Args:
             folder: The folder.
+            has_columns: Whether its tokens are a column, which `text_key` may name.
 
         Raises:
             UsageError: One is.
         """
-        given = (self.add_eos, self.text_key, self.split)
+        given = (self.add_eos, None if has_columns else self.text_key, self.split)
         if given != (None, None, None) or self.on_error != "stop":
+            column = "" if has_columns else "--text-column, "
             raise UsageError(
-                f"{folder} holds tokens: --eos, --no-eos, --text-column, --split and --on-error "
-                "are for text.",
+                f"{folder} holds tokens: --eos, --no-eos, {column}--split and --on-error are for "
+                "text.",
                 "Leave them out: they were chosen when it was built.",
             )
 

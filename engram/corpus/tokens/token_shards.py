@@ -2,19 +2,20 @@
 
 import json
 import os
-from collections.abc import Generator
 from hashlib import sha256
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.results.manifests import read_token_manifest
-from engram.corpus.results.result_folder import check_whole
-from engram.corpus.tokens.tokenise import TokenBatch, Tokens, cut_batches, token_dtype
-from engram.errors import CorruptFileError
+from engram.corpus.results.result_folder import MANIFEST, check_whole
+from engram.corpus.tokens.mapped_tokens import MappedTokens, TokenShard
+from engram.corpus.tokens.tokenise import TokenBatch, Tokens, token_dtype
+from engram.errors import CorruptFileError, MismatchError
+from engram.storage.files import sha256_of
 from engram.storage.npy_files import read_npy
 
 _HINT = "Write the folder again."
@@ -89,8 +90,8 @@ class DocumentShards:
         return names
 
 
-class StoredTokens:
-    """The tokens of a folder of .npy token shards, which are mapped, never loaded as a whole.
+class StoredTokens(MappedTokens):
+    """The tokens of a folder of .npy token shards.
 
     Args:
         folder: A folder with `manifest.json`, whose shards name a tokens and a documents file.
@@ -98,7 +99,6 @@ class StoredTokens:
 
     Attributes:
         folder: The folder.
-        n_tokens: Tokens of all shards.
         tokenizer: The tokenizer in the manifest: `name`, `sha256`, `vocab_size`.
         sha256: Digest of the names and digests of all files.
 
@@ -112,88 +112,56 @@ class StoredTokens:
         manifest = read_token_manifest(folder)
         shards, self.tokenizer = manifest["shards"], manifest["tokenizer"]
         check_whole(folder, manifest, _HINT, digests=check_digests)
-        self._shards: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        mapped = []
         for shard in shards:
-            tokens = read_npy(folder / shard["tokens_file"], 1, hint=_HINT)
+            path = folder / shard["tokens_file"]
+            tokens = read_npy(path, 1, hint=_HINT)
             bounds = read_npy(folder / shard["documents_file"], 1, hint=_HINT)
             sizes = (len(tokens), len(bounds) - 1, int(bounds[-1]) if len(bounds) else 0)
             if sizes != (shard["tokens"], shard["documents"], shard["tokens"]):
                 raise CorruptFileError(
-                    f"{folder / shard['tokens_file']} holds {sizes[0]:,} tokens and its documents "
+                    f"{path} holds {sizes[0]:,} tokens and its documents "
                     f"file {sizes[1]:,} documents with {sizes[2]:,}; the manifest says "
                     f"{shard['tokens']:,} tokens in {shard['documents']:,} documents.",
                     _HINT,
-                    file=str(folder / shard["tokens_file"]),
+                    file=str(path),
                 )
-            self._shards.append((tokens, bounds))
-        self._firsts = [0, *accumulate(len(tokens) for tokens, _ in self._shards)]
-        self.n_tokens = self._firsts[-1]
+            mapped.append(TokenShard(str(path), tokens, bounds))
+        super().__init__(folder, mapped)
         digests = sorted((file["name"], file["sha256"]) for file in manifest["files"])
         self.sha256 = sha256(json.dumps(digests).encode()).hexdigest()
 
     @property
-    def total_bytes(self) -> int:
-        """Bytes of the tokens."""
-        return sum(int(tokens.nbytes) for tokens, _ in self._shards)
+    def job_sha256(self) -> str:
+        """Digest of the manifest."""
+        return sha256_of(self.folder / MANIFEST)
 
-    def boundaries(self) -> NDArray[np.int64]:
-        """Return the start of each document, and the end of the last, ``[documents + 1]``.
+    @property
+    def ends_with_eos(self) -> bool:
+        """Whether every document ends with the end-of-text token."""
+        return self.tokenizer.get("eos_id") is not None
 
-        Raises:
-            CorruptFileError: They do not rise.
-        """
-        parts = [np.zeros(1, np.int64)]
-        for first, (tokens, bounds) in zip(self._firsts[:-1], self._shards, strict=True):
-            self._check_rising(bounds, 0, len(tokens))
-            parts.append(bounds[1:] + first)
-        return np.concatenate(parts)
 
-    def batches(self) -> Generator[TokenBatch]:
-        """Read the documents, in the form of `tokenise`.
+def check_digest(tokenizer: TokenizerFile, name: str, sha256: str) -> None:
+    """Check that a tokenizer is the one that tokens were made with.
 
-        Raises:
-            CorruptFileError: The boundaries of documents do not rise.
-        """
-        read_bytes = 0
-        for tokens, bounds in self._shards:
-            self._check_rising(bounds, 0, len(tokens))
-            for start, end in pairwise(cut_batches(bounds)):
-                part = tokens[bounds[start] : bounds[end]]
-                read_bytes += int(part.nbytes)
-                yield TokenBatch(part, bounds[start : end + 1] - bounds[start], read_bytes)
+    Args:
+        tokenizer: The tokenizer.
+        name: Name of the one that they were made with.
+        sha256: Its digest.
 
-    def read(self, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Read tokens begin..end-1.
-
-        Returns:
-            The token ids ``[n]``, and True where a document starts ``[n]``.
-
-        Raises:
-            CorruptFileError: The boundaries of documents do not rise.
-        """
-        parts, starts = [], np.zeros(end - begin, dtype=bool)
-        shard = int(np.searchsorted(self._firsts, begin, side="right")) - 1
-        last = int(np.searchsorted(self._firsts, end))
-        for first, (tokens, bounds) in zip(
-            self._firsts[shard:last], self._shards[shard:last], strict=True
-        ):
-            start, stop = max(begin - first, 0), min(end - first, len(tokens))
-            parts.append(tokens[start:stop])
-            low, high = np.searchsorted(bounds, [start, stop])
-            self._check_rising(bounds[low:high], start, stop)
-            starts[bounds[low:high] + (first - begin)] = True
-        return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
-
-    def _check_rising(self, bounds: NDArray[Any], low: int, high: int) -> None:
-        """Check boundaries when they are read, since reading all of a large corpus takes long."""
-        if len(bounds) and not (
-            low <= bounds[0] and bounds[-1] <= high and (bounds[1:] >= bounds[:-1]).all()
-        ):
-            raise CorruptFileError(
-                f"{self.folder} is damaged: the boundaries of its documents do not rise.",
-                _HINT,
-                folder=str(self.folder),
-            )
+    Raises:
+        MismatchError: It is another one.
+    """
+    if tokenizer.digest != sha256:
+        raise MismatchError(
+            f"The tokenizer {tokenizer.name} is not the one that the tokens were made with "
+            f"({name}): its digest must be {sha256[:16]}..., got {tokenizer.digest[:16]}....",
+            "Use that tokenizer, or build the corpus again.",
+            tokenizer=tokenizer.name,
+            expected=sha256,
+            found=tokenizer.digest,
+        )
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:

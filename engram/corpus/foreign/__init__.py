@@ -1,0 +1,1 @@
+"""Reads the tokens of corpora that other tools wrote."""

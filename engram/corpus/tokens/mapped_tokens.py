@@ -1,0 +1,129 @@
+"""`MappedTokens`: the tokens of a corpus in shards that are mapped, never loaded as a whole."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.corpus.tokens.tokenise import TokenBatch, cut_batches
+from engram.errors import CorruptFileError
+
+
+@dataclass(frozen=True, eq=False)
+class TokenShard:
+    """Whole documents of a corpus.
+
+    Attributes:
+        name: Its file, in messages.
+        tokens: Token ids ``[n]``, mapped.
+        bounds: First token of every document and, last, n: ``[documents + 1]``.
+    """
+
+    name: str
+    tokens: NDArray[Any]
+    bounds: NDArray[Any]
+
+
+class MappedTokens:
+    """The tokens of a corpus, read where they are needed.
+
+    Args:
+        folder: The corpus, in messages.
+        shards: Its shards, in order.
+
+    Attributes:
+        n_tokens: Tokens of all shards.
+        sha256: Digest of tokens and documents, or of what determines them.
+    """
+
+    sha256: str
+
+    def __init__(self, folder: Path, shards: Sequence[TokenShard]) -> None:
+        self.folder = folder
+        self._shards = list(shards)
+        lengths = [0, *(len(shard.tokens) for shard in self._shards)]
+        self._firsts: NDArray[np.int64] = np.cumsum(lengths, dtype=np.int64)
+        self.n_tokens = int(self._firsts[-1])
+
+    @property
+    def job_sha256(self) -> str:
+        """Digest by which an interrupted job recognises the corpus."""
+        return self.sha256
+
+    @property
+    def ends_with_eos(self) -> bool:
+        """Whether the corpus says that every document ends with the end-of-text token."""
+        return False
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the tokens."""
+        return sum(int(shard.tokens.nbytes) for shard in self._shards)
+
+    def boundaries(self) -> NDArray[np.int64]:
+        """Return the start of each document, and the end of the last, ``[documents + 1]``.
+
+        Raises:
+            CorruptFileError: They do not rise.
+        """
+        parts = [np.zeros(1, np.int64)]
+        for first, shard in zip(self._firsts[:-1].tolist(), self._shards, strict=True):
+            self._check_rising(shard.bounds, 0, len(shard.tokens))
+            parts.append(shard.bounds[1:] + first)
+        return np.concatenate(parts)
+
+    def batches(self) -> Generator[TokenBatch]:
+        """Read the documents, in the form of `tokenise`.
+
+        Raises:
+            CorruptFileError: The boundaries of documents do not rise.
+        """
+        read_bytes = 0
+        for shard in self._shards:
+            bounds = shard.bounds
+            self._check_rising(bounds, 0, len(shard.tokens))
+            for start, end in pairwise(cut_batches(bounds)):
+                part = shard.tokens[bounds[start] : bounds[end]]
+                read_bytes += int(part.nbytes)
+                ids = self._ids(shard, part)
+                yield TokenBatch(ids, bounds[start : end + 1] - bounds[start], read_bytes)
+
+    def read(self, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read tokens begin..end-1.
+
+        Returns:
+            The token ids ``[n]``, and True where a document starts ``[n]``.
+
+        Raises:
+            CorruptFileError: The boundaries of documents do not rise.
+        """
+        parts, starts = [], np.zeros(end - begin, dtype=bool)
+        at = int(np.searchsorted(self._firsts, begin, side="right")) - 1
+        last = int(np.searchsorted(self._firsts, end))
+        for first, shard in zip(self._firsts[at:last].tolist(), self._shards[at:last], strict=True):
+            tokens, bounds = shard.tokens, shard.bounds
+            start, stop = max(begin - first, 0), min(end - first, len(tokens))
+            parts.append(self._ids(shard, tokens[start:stop]))
+            low, high = np.searchsorted(bounds, [start, stop])
+            self._check_rising(bounds[low:high], start, stop)
+            starts[bounds[low:high] + (first - begin)] = True
+        return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
+
+    def _ids(self, shard: TokenShard, part: NDArray[Any]) -> NDArray[Any]:
+        """Return a part of a shard's tokens as ids of the tokenizer."""
+        return part
+
+    def _check_rising(self, bounds: NDArray[Any], low: int, high: int) -> None:
+        """Check boundaries when they are read, since reading all of a large corpus takes long."""
+        if len(bounds) and not (
+            low <= bounds[0] and bounds[-1] <= high and (bounds[1:] >= bounds[:-1]).all()
+        ):
+            raise CorruptFileError(
+                f"{self.folder} is damaged: the boundaries of its documents do not rise.",
+                "Write the folder again.",
+                folder=str(self.folder),
+            )
