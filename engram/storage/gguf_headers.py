@@ -7,7 +7,7 @@ header that can be read to its end are listed in `GgufFile.problems`.
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engram.errors import CorruptFileError
@@ -34,7 +34,8 @@ class GgufTensor:
         dims: Sizes of the dimensions, of those that lie together in a row first.
         type_id: Number of its element type.
         start: First byte, counted from the start of the file.
-        path: The file.
+        path: The file, as messages name it.
+        source: The file, to read from.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GgufTensor:
     type_id: int
     start: int
     path: Path
+    source: Source = field(repr=False, compare=False)
 
     @property
     def type(self) -> GgmlType | None:
@@ -167,7 +169,7 @@ def read_gguf_header(source: Source) -> GgufFile:
         described[name] = _describe_tensor(walk, name)
     data_start = walk.at + -walk.at % alignment
     tensors = {
-        name: GgufTensor(name, dims, type_id, data_start + offset, source.path)
+        name: GgufTensor(name, dims, type_id, data_start + offset, source.path, source)
         for name, (dims, type_id, offset) in described.items()
     }
     problems = (

@@ -5,7 +5,7 @@ file can hold.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from engram.errors import CorruptFileError, MissingFileError
 # Headers with the largest tokenizers take some tens of megabytes.
 MAX_HEADER_BYTES = 100_000_000
 MAX_NAME_BYTES = 65_535  # the format's own limit for keys
-_FIRST_BYTES, _MOST_BYTES = 2**16, 2**20
 _LENGTH = struct.Struct("<Q")
 
 
@@ -26,6 +25,7 @@ class Source(Protocol):
     Attributes:
         path: The file, as messages name it.
         size: Its size in bytes.
+        window_bytes: Bytes that a walk reads at a time: at first, and at most.
     """
 
     @property
@@ -34,14 +34,21 @@ class Source(Protocol):
     @property
     def size(self) -> int: ...  # noqa: D102
 
+    @property
+    def window_bytes(self) -> tuple[int, int]: ...  # noqa: D102
+
     def read(self, offset: int, count: int) -> bytes:
         """Return ``count`` bytes from ``offset`` on; fewer where the file ends before."""
+        ...
+
+    def read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read many short stretches, such as rows: an offset and a count for each."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of this machine, opened for each read.
+    """A file of this machine, open only while it is read.
 
     Attributes:
         path: The file.
@@ -50,6 +57,11 @@ class LocalFile:
 
     path: Path
     size: int
+
+    @property
+    def window_bytes(self) -> tuple[int, int]:
+        """See `Source`."""
+        return 2**16, 2**20
 
     @classmethod
     def at(cls, path: Path) -> "LocalFile":
@@ -70,14 +82,24 @@ class LocalFile:
         Raises:
             MissingFileError: The file is no longer there or may not be read.
         """
-        if offset >= self.size:  # which may be more than a file can be asked for
-            return b""
+        return self.read_each([(offset, count)])[0]
+
+    def read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """See `Source`.
+
+        Raises:
+            MissingFileError: The file is no longer there or may not be read.
+        """
+        contents = []
         with _reading(self.path), self.path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            content = file.read(count)
-            while content and len(content) < count and (more := file.read(count - len(content))):
-                content += more
-            return content
+            for offset, count in places:
+                content = b""
+                if offset < self.size:  # else it may be more than a file can be asked for
+                    file.seek(offset)
+                    while len(content) < count and (more := file.read(count - len(content))):
+                        content += more
+                contents.append(content)
+        return contents
 
 
 @contextmanager
@@ -109,8 +131,8 @@ def damaged(path: Path, what: str, at: int) -> CorruptFileError:
 class Walk:
     """A position in a header that only moves on, over a window of bytes.
 
-    A window is at most 64 KiB or as long as all before it together, so that reading ends soon after
-    the header does.
+    A window is at most as long as the source's first or as all before it together, so that reading
+    ends soon after the header does.
 
     Args:
         source: The file.
@@ -222,7 +244,8 @@ class Walk:
         self.expect(count, what)
         if self.at + count <= self._start + len(self._window):
             return
-        ahead = min(max(_FIRST_BYTES, self._read_bytes), _MOST_BYTES)
+        first, most = self.source.window_bytes
+        ahead = min(max(first, self._read_bytes), most)
         wanted = min(max(count, ahead), self.source.size - self.at)
         self._window, self._start = self.source.read(self.at, wanted), self.at
         self._read_bytes += len(self._window)

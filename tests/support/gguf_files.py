@@ -202,6 +202,7 @@ class Elsewhere:
     content: bytes
     size: int
     path: Path = Path("elsewhere.gguf")
+    window_bytes: tuple[int, int] = (2**16, 2**20)
 
     def __post_init__(self) -> None:
         self.reads: list[tuple[int, int]] = []

@@ -12,7 +12,6 @@ from engram.checkpoints.gguf.gguf_memory import GgufMemory
 from engram.errors import CorruptFileError, MismatchError, MissingFileError
 from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_values import INTEGERS
-from engram.storage.gguf_walk import LocalFile
 
 # Integer types of ggml that constants are stored as.
 _DTYPES = {"I32": "<i4", "I64": "<i8"}
@@ -160,7 +159,7 @@ def _read(tensor: GgufTensor) -> NDArray[np.signedinteger]:
             path=str(tensor.path),
             tensor=tensor.name,
         )
-    content = LocalFile.at(tensor.path).read(tensor.start, size)
+    content = tensor.source.read(tensor.start, size)
     if len(content) < size:
         raise CorruptFileError(
             f"{tensor.path} ends inside of {tensor.name}.",

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from engram.checkpoints.gguf.gguf_memory import GgufTable
 from engram.errors import CorruptFileError, LayoutError
 from engram.storage.gguf_headers import GgufTensor
-from engram.storage.gguf_walk import LocalFile
 from engram.storage.row_encodings.known_encodings import row_encoding
 
 _MOST_BYTES = 2**20  # of a row; those of released tables have some hundreds
@@ -68,9 +67,9 @@ def _bytes(tensor: GgufTensor, row_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
             path=str(tensor.path),
             tensor=tensor.name,
         )
-    file, out = LocalFile.at(tensor.path), np.empty((len(row_ids), size), np.uint8)
-    for at, row in enumerate(row_ids.tolist()):
-        content = file.read(tensor.start + row * size, size)
+    rows, out = row_ids.tolist(), np.empty((len(row_ids), size), np.uint8)
+    contents = tensor.source.read_each([(tensor.start + row * size, size) for row in rows])
+    for at, (row, content) in enumerate(zip(rows, contents, strict=True)):
         if len(content) < size:
             raise CorruptFileError(
                 f"{tensor.path} ends before row {row:,} of {tensor.name} does.",
