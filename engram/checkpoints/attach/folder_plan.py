@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engram.errors import DoesNotFitError, InputError
+from engram.errors import InputError
 from engram.storage import folders
 from engram.storage.files import Progress, sha256_of, write_json
+from engram.storage.full_disk import demand_room
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import TensorStream, write_shard
-from engram.units import format_bytes
-
-_SPARE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +68,11 @@ class FolderPlan:
             DoesNotFitError: It has too little.
         """
         parent = next(folder for folder in self.output.absolute().parents if folder.exists())
-        free = shutil.disk_usage(parent).free
-        if self.written_bytes + _SPARE_BYTES > free:
-            hint = "Free some space, write to another disk, or make the tables smaller"
-            here = parent.stat().st_dev
-            if not self.link and any(path.stat().st_dev == here for path in self.kept.values()):
-                hint += ", or pass --link, which links the base's files instead of copying them"
-            raise DoesNotFitError(
-                f"{format_bytes(self.written_bytes)} are to be written to {parent}, which has "
-                f"{format_bytes(free)} free.",
-                f"{hint}.",
-                needed_bytes=self.written_bytes,
-                free_bytes=free,
-            )
+        hint = "Free some space, write to another disk, or make the tables smaller"
+        here = parent.stat().st_dev
+        if not self.link and any(path.stat().st_dev == here for path in self.kept.values()):
+            hint += ", or pass --link, which links the base's files instead of copying them"
+        demand_room(self.output, self.written_bytes, f"{hint}.")
 
     @contextmanager
     def new_folder(
@@ -157,6 +147,6 @@ def place_file(source: Path, target: Path, link: bool = False) -> None:
     except OSError as error:
         raise InputError(
             f"{source} cannot be hard-linked to {target.parent}: {error.strerror}.",
-            "Attach without --link, or write to the same disk.",
+            "Leave --link out, or write to the same disk.",
             path=str(source),
         ) from None
