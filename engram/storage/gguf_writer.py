@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -125,7 +126,7 @@ def padded_chunks(tensors: Sequence[NewTensor], alignment: int) -> Chunks:
     for tensor in tensors:
         yield from tensor.chunks
         if padding := -tensor.size_bytes % alignment:
-            yield lambda padding=padding: bytes(padding)
+            yield partial(bytes, padding)
 
 
 def _text(text: str) -> bytes:

@@ -2,104 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.arguments import checked
-from engram.checkpoints.attach.folder_plan import place_file
-from engram.checkpoints.convert.gguf_repair_changes import Change, changes
+from engram.checkpoints.convert.gguf_repair_changes import changes
 from engram.checkpoints.convert.gguf_repair_facts import RightFacts
 from engram.checkpoints.convert.gguf_repair_parts import NewPart, read_planned, stored_bytes
 from engram.checkpoints.convert.gguf_repair_plan import RepairPlan
+from engram.checkpoints.convert.gguf_repair_result import Origin, Repaired, RepairedFile
+from engram.checkpoints.convert.gguf_repair_write import check_output, write_repaired
 from engram.checkpoints.gguf.file_faults import Fault, FileJudge
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
 from engram.checkpoints.verify.verify_gguf import faults_of
 from engram.errors import EngramError, MissingFileError, NoError, UsageError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.layouts.gguf_dialects import DIALECTS, dialects_of, find_dialect
-from engram.storage.copied_bytes import copy_stretch
 from engram.storage.file_names import refuse_empty
-from engram.storage.files import Progress, atomic_write, check_file, write_json
-from engram.storage.folders import check_folder, demand_apart, new_folder
-from engram.storage.full_disk import demand_room
-from engram.storage.json_files import read_json
+from engram.storage.files import Progress
 from engram.units import listed
 
-RECORD_FILE = "engram-repair.json"
 # Faults that no metadata mends: told even where a tokenizer is missing for others.
 _BEYOND_METADATA = (
     *("PARTIAL_BLOCK", "NESTED_ARRAY", "NOT_UTF8", "SPLIT_NAME", "TENSOR_MISSING", "ROW_TYPE"),
     *("ENCODING_UNKNOWN", "SIZES_FIXED"),
 )
 _TOLD = 8  # faults that a message names
-
-
-@dataclass(frozen=True)
-class RepairedFile:
-    """One file of a repaired model.
-
-    Attributes:
-        name: Its name.
-        bytes: Its size.
-        origin: ``written`` anew, with the tensors of the source; ``linked`` or ``copied`` as it is.
-    """
-
-    name: str
-    bytes: int
-    origin: Literal["written", "linked", "copied"]
-
-
-@dataclass(frozen=True, repr=False)
-class Repaired:
-    """Result of `repair_gguf`.
-
-    Attributes:
-        source: The model that was read, as it was named.
-        output: The file, or the folder of a model in parts.
-        dialect: Dialect of the repaired model.
-        engine: The engine whose loader takes it, where one was named.
-        mended: Faults that the source has, and the result has not.
-        changes: What was written, renamed or removed.
-        files: The files of the result; none where there was nothing to mend.
-        written: Whether they were written, and not only planned.
-    """
-
-    source: str
-    output: Path
-    dialect: str
-    engine: str | None
-    mended: tuple[Fault, ...]
-    changes: tuple[Change, ...]
-    files: tuple[RepairedFile, ...]
-    written: bool
-
-    def __repr__(self) -> str:
-        return f"<Repaired {self.source}: {len(self.mended)} faults mended in {self.output}>"
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes of the files that are not links."""
-        return sum(file.bytes for file in self.files if file.origin != "linked")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``engram convert --repair --json`` prints."""
-        return {
-            "schema": "engram.repair/1",
-            "source": self.source,
-            "output": str(self.output),
-            "dialect": self.dialect,
-            "engine": self.engine,
-            "written": self.written,
-            "written_bytes": self.written_bytes,
-            "files": [vars(file) for file in self.files],
-            "mended": [fault._asdict() for fault in self.mended],
-            "changes": [change._asdict() for change in self.changes],
-        }
 
 
 @checked()
@@ -156,7 +88,7 @@ def repair_gguf(
     faults = faults_of(memory, engine)
     if hidden := [*_of_places(memory), *(it for it in faults if it.code == "HALF_DONE")]:
         raise _beyond(memory, hidden)
-    done = partial(Repaired, str(path), output, engine=engine, mended=tuple(faults))
+    done = partial(Repaired, str(path), output, engine=engine, mended=tuple(dict.fromkeys(faults)))
     if not faults and not (first_shard and memory.files.parts[0].tensors):
         return done(dialect.name, changes=(), files=(), written=False)
     if any(fault.code == "NAME_MISMATCH" for fault in FileJudge(memory).names()):
@@ -168,21 +100,11 @@ def repair_gguf(
     plan = RepairPlan(memory, dialect, facts, engine is not None)
     parts = plan.parts(output.name, first_shard)
     _demand_whole(plan, parts, output, engine)
-    files = tuple(
-        RepairedFile(part.name, part.size_bytes, _origin(part, link, len(parts))) for part in parts
-    )
+    files = tuple(_file(part, link, len(parts)) for part in parts)
     result = done(dialect.name, changes=changes(memory, parts), files=files, written=not dry_run)
-    _check_output(memory, output, parts, overwrite)
-    demand_room(
-        output,
-        sum(
-            part.taken_bytes for part, it in zip(parts, files, strict=True) if it.origin != "linked"
-        ),
-        "Free some space, write to another disk, or pass --link (in Python, link=True) to link "
-        "parts that stay as they are.",
-    )
+    check_output(memory, result, parts, overwrite)
     if not dry_run:
-        _write(result, parts, overwrite, progress)
+        write_repaired(result, parts, overwrite, progress)
     return result
 
 
@@ -272,76 +194,7 @@ def _demand_whole(
         raise _beyond(plan.memory, left)
 
 
-def _origin(part: NewPart, link: bool, count: int) -> Literal["written", "linked", "copied"]:
-    if not part.is_kept or count == 1:
-        return "written"
-    return "linked" if link else "copied"
-
-
-def _check_output(
-    memory: GgufMemory, output: Path, parts: Sequence[NewPart], overwrite: bool
-) -> None:
-    """Refuse an output of the wrong kind, or one that may not be replaced."""
-    for part in memory.files.parts:
-        demand_apart(output, part.path)
-    is_file = output.suffix == ".gguf"
-    if is_file and len(parts) > 1:
-        raise UsageError(
-            f"{output} is the name of a file, and the model has {len(parts)} parts.",
-            "Give a folder.",
-            output=str(output),
-        )
-    if not is_file and len(parts) == 1:
-        raise UsageError(
-            f"{output} is to be a file: its name must end with .gguf.",
-            f"Pass -o {output / memory.files.parts[0].path.name}",
-            output=str(output),
-        )
-    if is_file:
-        check_file(output, overwrite)
-    else:
-        check_folder(output, own_files, overwrite)
-
-
-def _write(
-    result: Repaired, parts: Sequence[NewPart], overwrite: bool, progress: Progress | None
-) -> None:
-    done = 0
-
-    def step(size_bytes: int) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(done, result.written_bytes)
-
-    if len(parts) == 1:
-        with atomic_write(result.output) as file:
-            parts[0].write(file.fileno(), step)
-        return
-    with new_folder(result.output, own_files, overwrite) as folder:
-        for part, file in zip(parts, result.files, strict=True):
-            _write_part(folder / part.name, part, file, step)
-        write_json(folder / RECORD_FILE, result.to_dict())
-
-
-def _write_part(
-    path: Path, part: NewPart, planned: RepairedFile, step: Callable[[int], object]
-) -> None:
-    if planned.origin == "linked" and part.origin is not None:
-        place_file(part.origin.path, path, link=True)
-        return
-    with path.open("xb") as file:
-        if planned.origin == "copied" and part.origin is not None:
-            copy_stretch(part.origin.path, 0, file.fileno(), 0, part.size_bytes, step)
-            file.truncate(part.size_bytes)
-        else:
-            part.write(file.fileno(), step)
-
-
-def own_files(folder: Path) -> set[str] | None:
-    """Name what repairing wrote into a folder; None when it did not."""
-    try:
-        stated = read_json(folder / RECORD_FILE)
-        return {RECORD_FILE, *(file["name"] for file in stated["files"])}
-    except (EngramError, OSError, KeyError, TypeError):
-        return None
+def _file(part: NewPart, link: bool, count: int) -> RepairedFile:
+    origin: Origin = "linked" if link else "copied"
+    is_new = count == 1 or not part.is_kept
+    return RepairedFile(part.name, part.size_bytes, "written" if is_new else origin)

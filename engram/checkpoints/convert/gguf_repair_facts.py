@@ -174,7 +174,7 @@ class RightFacts:
         memory = self.memory
         if "{layer}" not in (memory.dialect.table or "{layer}"):  # one table, of the one layer
             return [table.rows for table in memory.tables] in ([], list(rows.values()))
-        return all(rows.get(table.layer_id) == table.rows for table in memory.tables)
+        return all((table.layer_id, table.rows) in rows.items() for table in memory.tables)
 
     def _numbers(self, fact: str) -> list[int] | None:
         try:
@@ -198,13 +198,25 @@ class RightFacts:
             return None
         token_map = wide.astype(np.int32)
         known = self.memory.layout.known_maps.get((len(token_map), len(used)))
-        return token_map if known in (None, map_digest(token_map)) else None
+        if known not in (None, map_digest(token_map)):
+            return None
+        # Multipliers are drawn for the size of the map: of another map they would fit it, and not
+        # the rows.
+        draws = self._numbers("multipliers") is None
+        return None if draws and self._is_of_no_release(token_map) else token_map
+
+    def _is_of_no_release(self, token_map: TokenMap) -> bool:
+        """Whether the memory is the released one, and a token map is not."""
+        config, count = self.config, len(token_map)
+        maps = self.memory.layout.known_maps.items()
+        known = [digest for (ids, _), digest in maps if ids == count]
+        is_released = config is not None and _primes(config) == _primes(self._release)
+        return is_released and bool(known) and map_digest(token_map) not in known
 
     def _map_of(self, tokenizer: TokenizerFile) -> TokenMap:
         """The token map of the tokenizer, for as many tokens as the file has."""
-        found, release = compressed_map(tokenizer), self._release
-        is_released = self.config is not None and _primes(self.config) == _primes(release)
-        count = self._token_count or (release.engram_vocab_size if is_released else len(found))
+        found = compressed_map(tokenizer)
+        count = self._token_count or len(found)
         if len(found) < count:
             raise MismatchError(
                 f"{tokenizer.name}: it has {len(found):,} ids, and the model {count:,} tokens.",
@@ -213,13 +225,10 @@ class RightFacts:
                 expected_ids=count,
             )
         found = found[:count]
-        known = {it: map_ for it, map_ in self.memory.layout.known_maps.items() if it[0] == count}
-        # Multipliers follow from the size of the map: with another one the constants would fit each
-        # other, and not the rows.
-        if is_released and known and map_digest(found) not in known.values():
+        if self._is_of_no_release(found):
             raise MismatchError(
-                f"{tokenizer.name}: its {count:,} ids compress to {int(found.max()) + 1:,}, those "
-                f"of the release to {next(iter(known))[1]:,}, or are grouped differently.",
+                f"{tokenizer.name}: its {count:,} ids compress to {int(found.max()) + 1:,}, in "
+                "other groups than those of the release, whose tables these are.",
                 f"Give the tokenizer of {self._release.tokenizer}.",
                 map_sha256=map_digest(found),
             )

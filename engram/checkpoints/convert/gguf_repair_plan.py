@@ -65,8 +65,8 @@ class RepairPlan:
             moved = [place for place in places[0] if place.origin is None]
             kept = [place for place in places[0] if place.origin is not None]
             places = [[*moved, *self._new_places()], kept, *places[1:]]
-            alignment = {key: it for key, it in values[0].items() if key == ALIGNMENT}
-            values, origins = [values[0], alignment, *values[1:]], [None, *origins]
+            aligned = {key: it for key, it in values[0].items() if key == ALIGNMENT}
+            values, origins = [values[0], aligned, *values[1:]], [None, *origins]
         else:
             places[0] += self._new_places()
         names = [part.path.name for part in old] if len(old) == len(places) else []
@@ -82,9 +82,10 @@ class RepairPlan:
                 _split(own, {_NO: at, _COUNT: len(places), _TOTAL: total})
                 for at, own in enumerate(values)
             ]
+        alignment = old[0].alignment
         return tuple(
-            NewPart(*made, old[0].alignment if origin is None else origin.alignment, origin)
-            for *made, origin in zip(names, values, places, origins, strict=True)
+            NewPart(name, own, held, alignment if origin is None else origin.alignment, origin)
+            for name, own, held, origin in zip(names, values, places, origins, strict=True)
         )
 
     def _values(self) -> Values:
@@ -122,13 +123,13 @@ class RepairPlan:
 
     def _keys(self) -> Iterator[tuple[str, NewValue | GgufValue]]:
         """Keys of the memory: values that are right as they are stored, others anew."""
-        right = self.facts.values
+        right, is_new = self.facts.values, self.dialect is not self.memory.dialect
         for fact, place in self.dialect.facts.items():
             value, key = self.memory.value(fact), self._key(fact)
             if place.is_tensor:
                 continue
             if value is None:
-                is_needed = fact not in self.dialect.optional or fact == "encoding"
+                is_needed = fact not in self.dialect.optional or fact == "encoding" or is_new
                 if is_needed and fact in right:
                     yield key, NewValue(place.kinds[0], right[fact])
             elif _has_form(value, place) and self._is_right(fact, value):
@@ -205,10 +206,9 @@ class RepairPlan:
         """New names of the memory's tensors by those that they have."""
         memory, dialect, found = self.memory, self.dialect, dict[str, str]()
         tensors = memory.files.tensors
+        templates = (dialect.table, dialect.scales)
         for table in memory.tables:
-            for tensor, template in zip(
-                table.tensors, (dialect.table, dialect.scales), strict=False
-            ):
+            for tensor, template in zip(table.tensors, templates, strict=False):
                 if template is not None:
                     found[tensor.name] = template.replace("{layer}", str(table.layer_id))
         for layer_id in self.facts.layer_ids:
