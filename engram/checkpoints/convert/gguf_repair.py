@@ -16,7 +16,7 @@ from engram.checkpoints.convert.gguf_repair_parts import NewPart, read_planned, 
 from engram.checkpoints.convert.gguf_repair_plan import RepairPlan
 from engram.checkpoints.convert.gguf_repair_result import Origin, Repaired, RepairedFile
 from engram.checkpoints.convert.gguf_repair_write import check_output, write_repaired
-from engram.checkpoints.gguf.file_faults import Fault, FileJudge
+from engram.checkpoints.gguf.file_faults import Fault
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
 from engram.checkpoints.verify.verify_gguf import faults_of
 from engram.errors import EngramError, MissingFileError, NoError, UsageError
@@ -91,7 +91,7 @@ def repair_gguf(
     done = partial(Repaired, str(path), output, engine=engine, mended=tuple(dict.fromkeys(faults)))
     if not faults and not (first_shard and memory.files.parts[0].tensors):
         return done(dialect.name, changes=(), files=(), written=False)
-    if any(fault.code == "NAME_MISMATCH" for fault in FileJudge(memory).names()):
+    if {"NAME_MISMATCH", "CONST_MISSING"} & {fault.code for fault in faults}:
         memory = replace(memory, dialect=_closest(memory))
         dialect = memory.dialect if engine is None else dialect
     facts = RightFacts(memory, dialect, own)
@@ -125,23 +125,25 @@ def _dialect_of(engine: str, memory: GgufMemory) -> GgufDialect:
 def _closest(memory: GgufMemory) -> GgufDialect:
     """Find the dialect of which a file has the most keys and tensors, its own first.
 
-    One tensor under the name that another dialect gives it makes a file one of that dialect.
+    A tensor under the name that another dialect gives it makes a file one of that dialect, as does
+    the lack of the key that tells its own.
     """
     plain = {key.partition(".")[2] for key in memory.files.values}
 
-    def share(dialect: GgufDialect) -> float:
-        keys = [it.name in plain for it in dialect.facts.values() if not it.is_tensor]
+    def there(dialect: GgufDialect) -> int:
+        facts, tensors = dialect.facts.values(), memory.files.tensors
         templates = (dialect.table, dialect.scales, *dialect.weights.values())
-        found = [
-            template.replace("{layer}", str(layer_id)) in memory.files.tensors
+        names = [
+            template.replace("{layer}", str(layer_id))
             for template in templates
             if template is not None
             for layer_id in memory.tensor_layers
         ]
-        return sum([*keys, *found]) / max(1, len(keys) + len(found))
+        found = [place.name in (tensors if place.is_tensor else plain) for place in facts]
+        return sum(found) + sum(name in tensors for name in names)
 
     own = memory.dialect
-    return max([own, *(it for it in DIALECTS if it.layout == own.layout)], key=share)
+    return max([own, *(it for it in DIALECTS if it.layout == own.layout)], key=there)
 
 
 def _of_places(memory: GgufMemory) -> list[Fault]:

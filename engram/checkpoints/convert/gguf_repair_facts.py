@@ -149,21 +149,30 @@ class RightFacts:
         return load_template(RELEASES[self.memory.layout.name])
 
     def _candidates(self) -> Iterator[EngramConfig]:
-        """Memories of the shape that is stated, then of the release's, by likely sizes."""
-        memory, release, count = self.memory, self._release, len(self.layer_ids)
-        primes, factors = self._numbers("primes"), self._numbers("multipliers")
-        orders, heads = memory.integer("orders"), memory.integer("heads")
-        if orders is None and factors and count:
-            orders = len(factors) // count
-        if heads is None and primes and count and (orders or 0) > 1:
-            heads = len(primes) // count // ((orders or 2) - 1)
-        bases = [memory.integer("size_base"), release.rows_per_head[0], *(primes or [])[:1]]
+        """Memories of the shape that is stated, then of the release's, then of another."""
+        memory, release = self.memory, self._release
+        stated = (memory.integer("orders"), memory.integer("heads"))
         released = (release.max_ngram_size, release.n_head_per_ngram)
-        for shape in dict.fromkeys([(orders or released[0], heads or released[1]), released]):
+        # Three orders of eight heads have as many primes as two of twelve: where nothing but
+        # numbers of constants tells, the release's shape comes first.
+        shapes = [(stated[0] or released[0], stated[1] or released[1]), released, self._counted]
+        primes = self._numbers("primes") or []
+        bases = [memory.integer("size_base"), release.rows_per_head[0], *primes[:1]]
+        for orders, heads in dict.fromkeys(shapes):
             for base in dict.fromkeys(it for it in bases if it):
-                config = config_like(release, self.layer_ids, *shape, base)
-                if config is not None:
-                    yield config
+                if orders > 1 and heads > 0:
+                    config = config_like(release, self.layer_ids, orders, heads, base)
+                    if config is not None:
+                        yield config
+
+    @property
+    def _counted(self) -> tuple[int, int]:
+        """Highest order and heads of one by the numbers of constants; 0 where they do not tell."""
+        layers = len(self.layer_ids)
+        primes, factors = self._numbers("primes") or [], self._numbers("multipliers") or []
+        orders, rest = divmod(len(factors), layers or 1)
+        heads, odd = divmod(len(primes), max(1, layers * (orders - 1)))
+        return (0, 0) if rest or odd else (orders, heads)
 
     def _fits(self, config: EngramConfig) -> bool:
         """Whether a memory has the tables of the file."""
