@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pytest
 
 import engram
 from engram.checkpoints.convert.gguf_repair import Repaired, repair_gguf
 from engram.checkpoints.gguf.gguf_memory import open_gguf
 from engram.storage.gguf_headers import GgufFile, read_gguf
 from support.gguf_faults import codes
-from support.gguf_memories import write_memory
+from support.gguf_files import Array, Tensor, write_parts
+from support.gguf_memories import fill, write_memory
 
 
 def contents(path: Path) -> tuple[dict[str, bytes], dict[str, tuple[Any, ...]]]:
@@ -57,10 +62,48 @@ def mended(folder: Path, name: str, expected: set[str], **fault: Any) -> Repaire
     return result
 
 
+def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Keys and tensors of a file, for one that is written anew."""
+    file = read_gguf(path)
+    values: dict[str, Any] = {}
+    for key, value in file.values.items():
+        if not value.is_array:
+            values[key] = (value.kind, value.scalar())
+        elif value.kind == "string":
+            values[key] = Array("string", value.texts())
+        else:
+            values[key] = Array(value.kind, value.numbers().tolist())
+    tensors = {name: Tensor(it.dims, it.type_id) for name, it in file.tensors.items()}
+    return values, tensors
+
+
+def split_memory(folder: Path, name: str, **fault: Any) -> list[Path]:
+    """Write a memory in three parts: tables and weights of its layers are in the last two."""
+    folder.mkdir()
+    changed = {key: fault.pop(key) for key in ("split_no", "split_count", "total") if key in fault}
+    whole = write_memory(folder.with_suffix(".gguf"), name, **fault)
+    values, tensors = parts_of(whole)
+    names = sorted(tensors, key=lambda it: it.startswith("blk."))
+    cuts = (0, sum(not it.startswith("blk.") for it in names), len(names) - 2, len(names))
+    parts = [{it: tensors[it] for it in names[a:b]} for a, b in pairwise(cuts)]
+    paths = write_parts(folder, values, parts, **changed)
+    whole_file = read_gguf(whole)
+    for path in paths:  # constants that are tensors
+        own = {it: whole_file.tensors[it] for it in read_gguf(path).tensors}
+        fill(
+            path,
+            {
+                it: np.frombuffer(tensor.source.read(tensor.start, tensor.data_bytes), np.uint8)
+                for it, tensor in own.items()
+                if (tensor.data_bytes or 0) < 2**20
+            },
+        )
+    whole.unlink()
+    return paths
+
+
 def refused(folder: Path, error: type[Exception], path: Path, **options: Any) -> Any:
     """Try to repair a file that cannot be; returns the error, after which nothing is there."""
-    import pytest
-
     before = sorted(folder.iterdir())
     with pytest.raises(error) as caught:
         repair_gguf(path, folder / "refused.gguf", **options)

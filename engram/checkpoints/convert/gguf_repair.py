@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -86,7 +86,8 @@ def repair_gguf(
     memory = open_gguf(Path(path))
     dialect = memory.dialect if engine is None else _dialect_of(engine, memory)
     faults = faults_of(memory, engine)
-    if hidden := [*_of_places(memory), *(it for it in faults if it.code == "HALF_DONE")]:
+    cut = [fault for fault in faults if fault.code == "HALF_DONE"]
+    if hidden := [*cut, *_overlaps(memory), *_lost_tables(memory, dialect)]:
         raise _beyond(memory, hidden)
     done = partial(Repaired, str(path), output, engine=engine, mended=tuple(dict.fromkeys(faults)))
     if not faults and not (first_shard and memory.files.parts[0].tensors):
@@ -99,10 +100,10 @@ def repair_gguf(
         raise _needs_tokenizer(memory, faults)
     plan = RepairPlan(memory, dialect, facts, engine is not None)
     parts = plan.parts(output.name, first_shard)
-    _demand_whole(plan, parts, output, engine)
     files = tuple(_file(part, link, len(parts)) for part in parts)
     result = done(dialect.name, changes=changes(memory, parts), files=files, written=not dry_run)
     check_output(memory, result, parts, overwrite)
+    _demand_whole(plan, parts, output, engine, {fault.code for fault in faults})
     if not dry_run:
         write_repaired(result, parts, overwrite, progress)
     return result
@@ -146,7 +147,7 @@ def _closest(memory: GgufMemory) -> GgufDialect:
     return max([own, *(it for it in DIALECTS if it.layout == own.layout)], key=there)
 
 
-def _of_places(memory: GgufMemory) -> list[Fault]:
+def _overlaps(memory: GgufMemory) -> list[Fault]:
     """Tensors that lie over each other: their bytes cannot be told apart."""
     found = []
     for part in memory.files.parts:
@@ -159,9 +160,18 @@ def _of_places(memory: GgufMemory) -> list[Fault]:
     return found
 
 
+def _lost_tables(memory: GgufMemory, dialect: GgufDialect) -> list[Fault]:
+    """The table that another dialect has in its files, where these have none."""
+    if dialect is memory.dialect or dialect.table is None or memory.tables:
+        return []
+    lacks = f"it holds no table, which {dialect.name} has in its files"
+    return [Fault("TENSOR_MISSING", lacks, "Convert the checkpoint again.")]
+
+
 def _beyond(memory: GgufMemory, faults: Sequence[Fault]) -> NoError:
     """Return the error for what metadata do not mend."""
-    told = listed([f"{it.code}: {it.message}. {it.repair}" for it in faults], _TOLD, "\n")
+    lines = [f"{it.code}: {it.message.rstrip('.')}. {it.repair}" for it in faults]
+    told = listed(lines, _TOLD, "\n")
     return NoError(
         f"{memory.name} cannot be mended by its metadata alone; nothing was written:\n{told}",
         "Convert the model again, or download it from another place.",
@@ -182,9 +192,13 @@ def _needs_tokenizer(memory: GgufMemory, faults: Sequence[Fault]) -> EngramError
 
 
 def _demand_whole(
-    plan: RepairPlan, parts: Sequence[NewPart], output: Path, engine: str | None
+    plan: RepairPlan,
+    parts: Sequence[NewPart],
+    output: Path,
+    engine: str | None,
+    known: Collection[str],
 ) -> None:
-    """Judge the files as they will be.
+    """Judge the files as they will be; told are faults that the source has, too, if there are any.
 
     Raises:
         NoError: They have faults.
@@ -193,7 +207,7 @@ def _demand_whole(
     found = find_dialect(files.values, files.tensors, plan.architecture) or plan.dialect
     planned = GgufMemory(plan.memory.name, files, found)
     if left := faults_of(planned, engine):
-        raise _beyond(plan.memory, left)
+        raise _beyond(plan.memory, [it for it in left if it.code in known] or left)
 
 
 def _file(part: NewPart, link: bool, count: int) -> RepairedFile:
