@@ -148,7 +148,8 @@ FLOORS = {
         ("published", "gguf"),
         ("read",),
         ("attach", "report"),
-        ("verify", "convert"),
+        ("verify",),
+        ("convert",),
     ),
 }
 

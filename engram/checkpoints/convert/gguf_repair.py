@@ -77,7 +77,7 @@ def repair_gguf(
             given.
         MismatchError: The tokenizer is another one than the memory was made with.
         InputError: There is no memory; or something is at the output that may not be replaced.
-        UsageError: The engine is unknown, or the output is no file of GGUF or no folder.
+        UsageError: The engine is unknown, or the output must be a folder, or a file.
         DoesNotFitError: The disk has too little room.
     """
     refuse_empty(path, "the GGUF file")
@@ -148,7 +148,7 @@ def _closest(memory: GgufMemory) -> GgufDialect:
 
 
 def _overlaps(memory: GgufMemory) -> list[Fault]:
-    """Tensors that lie over each other: their bytes cannot be told apart."""
+    """Tensors that lie over each other: their bytes are of one or of the other."""
     found = []
     for part in memory.files.parts:
         sizes = stored_bytes(part)

@@ -29,7 +29,7 @@ _TOKENS = "tokenizer.ggml.tokens"
 
 @dataclass(frozen=True, eq=False)
 class RightFacts:
-    """What a memory's constants have to be.
+    """The constants of a memory as they have to be.
 
     Attributes:
         memory: The file, in the dialect that it is in.
