@@ -1,4 +1,4 @@
-"""`engram convert`: a memory in another dtype, or under other names."""
+"""`engram convert`: a memory in another dtype, under other names, or in an engine's file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 import engram
 from engram.errors import UsageError
 from engram.layouts import LAYOUTS
+from engram.layouts.gguf_dialects import WRITTEN_DIALECTS
 from engram_cli.attach import files_table
 from engram_cli.options import (
     OUTPUT,
@@ -18,18 +19,20 @@ from engram_cli.options import (
     LinkOption,
     OutputOption,
     OverwriteOption,
+    ResumeOption,
     TokenizerOption,
     TrustRemoteCodeOption,
     taking,
 )
 from engram_cli.output import Output, Shown, Table
-from engram_cli.values import DTYPES, blaming, read_dtype, read_named
+from engram_cli.values import DTYPES, blaming, read_gguf_dtype, read_named
 
 if TYPE_CHECKING:
     from engram.checkpoints.convert.conversion import Conversion
+    from engram.checkpoints.convert.gguf_conversion import GgufConversion
     from engram.checkpoints.convert.recoded import Loss
 
-Format: TypeAlias = Literal["attached", *LAYOUTS]  # type: ignore[valid-type]
+Format: TypeAlias = Literal["attached", *LAYOUTS, *WRITTEN_DIALECTS]  # type: ignore[valid-type]
 
 
 @taking(out=OUTPUT)
@@ -39,28 +42,35 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="An attached folder, an adapter, or a folder or safetensors file with published "
-            "names.",
+            help="An attached folder, an adapter, a folder or safetensors file with published "
+            "names, or GGUF.",
         ),
     ],
     output: OutputOption = None,
     to: Annotated[
         Format,
-        typer.Option(help="attached: our own format; else the published names of the layout."),
+        typer.Option(
+            metavar="FORMAT",
+            help="attached: our own format; published names of a layout: "
+            f"{', '.join(LAYOUTS)}; or GGUF, a file or a folder of parts: "
+            f"{', '.join(WRITTEN_DIALECTS)}.",
+        ),
     ] = "attached",
     dtype: Annotated[
         str | None,
         typer.Option(
             metavar="DTYPE",
-            parser=read_dtype,
+            parser=read_gguf_dtype,
             help=f"dtype of the tables: {DTYPES}; floats are for the rest of the memory, too. "
-            "Default: as they are.",
+            "Default: as they are. For GGUF also q8_0.",
         ),
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="Attach a memory from published names to this folder or hub id."
+            metavar="MODEL",
+            help="Attach a memory that is alone to this folder or hub id; for GGUF: the model in "
+            "GGUF to put it into.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -68,20 +78,25 @@ def convert(
     link: LinkOption = False,
     trust_remote_code: TrustRemoteCodeOption = False,
     overwrite: OverwriteOption = False,
+    resume: ResumeOption = False,
     dry_run: DryRunOption = False,
     *,
     out: Output,
 ) -> None:
-    """Convert a memory: to another dtype, to the names of a published layout, or back.
+    """Convert a memory: to another dtype, to published names or GGUF, or back.
 
     Files are read and written as a stream; the base's are copied or linked, never decoded. Tables
     in fp8 (e4m3, an e8m0 scale for 32 columns) and int8 (a float32 scale a row) are for inference.
     Says how far values moved: largest and root mean square difference, by layer.
 
+    In GGUF, fp8 rows are interleaved with their scales (gguf_ds4) or lie in two tensors
+    (gguf_tarruda), both without loss.
+
     Examples:
         $ engram convert ./attached-model -o small --dtype fp8
         $ engram convert ./attached-model -o published --to demo --json
         $ engram convert ./attached-model -o planned --dtype int8 --link --dry-run
+        $ engram convert model.gguf -o other.gguf --to gguf_llama --dry-run
     """
     if output is None:
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
@@ -104,6 +119,7 @@ def convert(
             link=link,
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
+            resume=resume,
             dry_run=dry_run,
             progress=step,
         )
@@ -113,7 +129,7 @@ def convert(
         out.next_step(f"engram verify {shlex.quote(str(output))}")
 
 
-def _show(plan: Conversion, answer: dict[str, Any]) -> Shown:
+def _show(plan: Conversion | GgufConversion, answer: dict[str, Any]) -> Shown:
     yield files_table(answer["files"])
     verb = "Converted" if answer["written"] else "Would convert"
     yield (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from engram.errors import ConfigError, InputError, UsageError
-from engram.storage.dtypes import TABLE_DTYPES, dtype_name
+from engram.storage.dtypes import TABLE_DTYPES, dtype_name, gguf_dtype_name
 from engram.units import parse_bytes, parse_count
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def reader(read: Callable[[str], T]) -> Callable[[str], T]:
 read_count = reader(parse_count)
 read_bytes = reader(parse_bytes)
 read_dtype = reader(dtype_name)
+read_gguf_dtype = reader(gguf_dtype_name)
 
 DTYPES = ", ".join(TABLE_DTYPES)
 

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.same_memory import map_of
 from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.checkpoints.published.recognise import is_hub_id
 from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.complete_addresses import complete_addresses
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import CONFIG_SUFFIXES, given_config, is_template, load_config
 from engram.errors import MissingFileError, UsageError
 from engram.storage.file_names import refuse_empty
-from engram.tensor_names import TOKEN_MAP
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +111,7 @@ def _of_checkpoint(name: str, memory: Checkpoint, tokenizer: str | Path | None) 
     if is_attached:
         memory.demand_settings()
         memory.files.demand_whole()
-    addresses = memory.addresses_with(file)
-    if addresses.map_sha256 is not None and addresses.token_map is None:
-        addresses = addresses.with_map(
-            memory.constant(addresses.layer_ids[0], TOKEN_MAP, "<i4")
-            if is_attached
-            else map_of(addresses, file or memory.load_tokenizer())
-        )
+    addresses = complete_addresses(memory, file)
     return ExportedMemory(name, config, addresses, file, memory)
 
 

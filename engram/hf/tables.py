@@ -22,7 +22,7 @@ from engram.storage.safetensors_headers import (
     read_header,
     read_weight_map,
 )
-from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
+from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes, made_chunks
 from engram.storage.stored import read_folder_headers
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 
@@ -274,5 +274,5 @@ def _write_table(path: Path, prefix: str, table: DiskEmbedding | FileEmbedding) 
     ]
     with atomic_write(path) as file:
         file.write(header_bytes(tensors, (", ", ": ")))
-        for block in chunks_of(tensors):
+        for block in made_chunks(chunks_of(tensors)):
             file.write(block)

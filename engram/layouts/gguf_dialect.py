@@ -47,6 +47,9 @@ class GgufDialect:
         table: Name of the table of a layer; None where the file holds none.
         scales: Name of a second tensor with the scales of its rows, or None.
         weights: Names of the other tensors of a layer by our names.
+        weight_types: ggml types that such tensors are written as, by our name; the one that keeps
+            their values where there is none.
+        shifts: What is added to the values of such a tensor when it is stored, by our name.
         marks: Keys without prefix that tell the dialect; none of them is in a file of a dialect
             that comes later.
         tensor_marks: Names of tensors that tell it, likewise.
@@ -64,6 +67,8 @@ class GgufDialect:
     table: str | None
     scales: str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
+    weight_types: Mapping[str, str] = field(default_factory=dict)
+    shifts: Mapping[str, float] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     tensor_marks: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()

@@ -47,6 +47,7 @@ _QKV = {
     "wkv.weight": "blk.{layer}.engram_wkv.weight",
 }
 _TABLE = "blk.{layer}.engram_embd.weight"
+_F32_NORMS = {"q_weight": "F32", "k_weight": "F32"}
 
 _DS4_WEIGHTS = {
     "q_weight": "blk.{layer}.engram_q_norm.weight",
@@ -76,6 +77,7 @@ _DS4 = GgufDialect(
     },
     table=_TABLE,
     weights=_DS4_WEIGHTS,
+    weight_types={**_F32_NORMS, "wkv.weight": "F16"},
     marks=("engram.encoding",),
     tensor_marks=tuple(_DS4_WEIGHTS.values()),
 )
@@ -104,6 +106,7 @@ _LLAMA = GgufDialect(
     },
     table=_TABLE,
     weights=_QKV,
+    weight_types=_F32_NORMS,
     # The last dialect of this layout: whatever has the keys or the table, and no other's marks.
     marks=("engram.layer_ids", "engram.max_ngram_size"),
     tensor_marks=(_TABLE, *_QKV.values()),
@@ -166,6 +169,7 @@ _TARRUDA = GgufDialect(
         "k_weight": "blk.{layer}.engram_k_weight.weight",
         "wkv.weight": "blk.{layer}.engram_kv.weight",
     },
+    weight_types=_F32_NORMS,
     marks=("engram.embedding_counts",),
     tensor_marks=("blk.{layer}.engram_q_weight.weight",),
 )
@@ -358,6 +362,11 @@ _QWEN = GgufDialect(
     },
     table=_PLE_TABLE,
     weights=_PLE_WEIGHTS,
+    weight_types={
+        part: "F32" for part in _PLE_WEIGHTS if part not in ("key_proj.weight", "value_proj.weight")
+    },
+    # The checkpoint's norms are centred at zero.
+    shifts={f"norm_{name}.weight": 1.0 for name in ("key", "query", "conv")},
     marks=("ple.head_vocab_sizes", "ple.layer_multipliers"),
     tensor_marks=("blk.{layer}.ple_key.weight",),
 )
@@ -399,6 +408,8 @@ DIALECTS: tuple[GgufDialect, ...] = (
     _HEBRUS,
     _QWEN,
 )
+# Dialects that memories are converted to, by name.
+WRITTEN_DIALECTS = {it.name: it for it in (_LLAMA, _DS4, _TARRUDA, _QWEN)}
 
 
 def find_dialect(

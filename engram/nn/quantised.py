@@ -20,7 +20,26 @@ _E8M0_BIAS = 127
 _INT8_MAX = 127
 
 
-def quantise_fp8(values: Tensor) -> tuple[Tensor, Tensor]:
+def quantise_fp8_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a matrix to e4m3 with one power-of-two scale per 32 x 32 block (V4.1's projection).
+
+    See `quantise_fp8` for the scale of a block.
+
+    Args:
+        values: Finite floats ``[R, width]``, whole blocks.
+
+    Returns:
+        Codes as e4m3 ``[R, width]`` and scales as e8m0 ``[R / 32, width / 32]``.
+    """
+    rows, width = values.shape
+    high, wide, size = rows // FP8_SCALE_BLOCK, width // FP8_SCALE_BLOCK, FP8_SCALE_BLOCK
+    blocks = values.reshape(high, size, wide, size).transpose(1, 2).reshape(high * wide, -1)
+    codes, scales = quantise_fp8(blocks, size * size)
+    codes = codes.view(high, wide, size, size).transpose(1, 2).reshape(rows, width)
+    return codes, scales.view(high, wide)
+
+
+def quantise_fp8(values: Tensor, block: int = FP8_SCALE_BLOCK) -> tuple[Tensor, Tensor]:
     """Round rows to e4m3 with one power-of-two scale per 32 columns (DeepSeek-V4.1's tables).
 
     The scale is the smallest power of two that scales the block's largest value (at least 1e-4) to
@@ -30,14 +49,14 @@ def quantise_fp8(values: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         values: Finite floats ``[R, width]``; those beyond float32 are rounded to it first.
+        block: Columns that share a scale.
 
     Returns:
-        Codes as e4m3 ``[R, width]`` and scales as e8m0 ``[R, ceil(width / 32)]``.
+        Codes as e4m3 ``[R, width]`` and scales as e8m0 ``[R, ceil(width / block)]``.
     """
     rows, width = values.shape
-    blocks = -(-width // FP8_SCALE_BLOCK)
-    padded = F.pad(values.float(), (0, blocks * FP8_SCALE_BLOCK - width))
-    padded = padded.view(rows, blocks, FP8_SCALE_BLOCK)
+    blocks = -(-width // block)
+    padded = F.pad(values.float(), (0, blocks * block - width)).view(rows, blocks, block)
     largest = padded.abs().amax(dim=-1, keepdim=True).clamp_min(_FP8_FLOOR)
     # frexp splits exactly, while logarithms would round.
     mantissa, exponent = torch.frexp(largest)

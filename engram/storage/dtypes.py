@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from engram.errors import InputError
 
 FP8_SCALE_BLOCK = 32
+Q8_0 = "q8_0"  # ggml's blocks of 32 values in 8 bits with a float16 scale, for tables in GGUF
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,15 @@ def dtype_name(text: str) -> str:
             f"{text!r} is not a table dtype.", f"One of {', '.join(TABLE_DTYPES)}.", value=text
         )
     return name
+
+
+def gguf_dtype_name(text: str) -> str:
+    """Return the canonical name of a dtype, or ``q8_0``, which tables have in GGUF alone.
+
+    Raises:
+        InputError: See `dtype_name`.
+    """
+    return Q8_0 if text.strip().lower() == Q8_0 else dtype_name(text)
 
 
 def row_bytes(width: int, dtype: str) -> int:

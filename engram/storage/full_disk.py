@@ -3,11 +3,9 @@
 import errno
 import os
 import re
-import shutil
 from pathlib import Path
 
 from engram.errors import DoesNotFitError
-from engram.units import format_bytes
 
 # Errors of a system where a file finds no room: a full disk, a quota, a limit on its size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -17,31 +15,6 @@ _TOLD = re.compile(
     "|".join(re.escape(os.strerror(number)) for number in NO_ROOM)
     + r"|\d+ requested and \d+ written|PytorchStreamWriter failed writing|file write failed"
 )
-
-_SPARE_BYTES = 64 * 2**20
-
-
-def demand_room(output: Path, needed_bytes: int, hint: str) -> None:
-    """Refuse to write more than the disk has room for.
-
-    Args:
-        output: What is to appear; the folder for it need not be there.
-        needed_bytes: Bytes that are to be written.
-        hint: What helps if there is too little room.
-
-    Raises:
-        DoesNotFitError: There is.
-    """
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if needed_bytes + _SPARE_BYTES > free:
-        raise DoesNotFitError(
-            f"{format_bytes(needed_bytes)} are to be written to {parent}, which has "
-            f"{format_bytes(free)} free.",
-            hint,
-            needed_bytes=needed_bytes,
-            free_bytes=free,
-        )
 
 
 def full_disk(error: BaseException, path: Path | str | None) -> DoesNotFitError | None:

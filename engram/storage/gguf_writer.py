@@ -92,7 +92,7 @@ class NewTensor:
         row_bytes = TYPES[self.type_id].row_bytes(self.dims[0])
         if row_bytes is None:
             raise InputError(
-                f"{self.name}: rows of {self.dims[0]} values are no whole blocks of "
+                f"{self.name}: rows of {self.dims[0]} values are not whole blocks of "
                 f"{TYPES[self.type_id].name}.",
                 "Choose another type for the rows.",
                 tensor=self.name,

@@ -1,13 +1,10 @@
-"""Writes safetensors files as a stream: header first, then each tensor chunk by chunk."""
+"""Safetensors files as streams: the header first, then each tensor chunk by chunk."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from engram.storage.dtypes import DTYPES
@@ -64,32 +61,6 @@ def plan_shards(
     ]
 
 
-def write_shard(
-    path: Path,
-    tensors: Sequence[TensorStream],
-    step: Callable[[int], object],
-    digest: Callable[[Chunk], object] | None = None,
-) -> None:
-    """Write one safetensors file; while a chunk is written the next ones are made.
-
-    Args:
-        path: The file, which must not be there.
-        tensors: What it holds.
-        step: Told the bytes of every chunk written.
-        digest: Takes every byte of the file, such as `update` of one of hashlib's.
-    """
-    with path.open("xb") as file:
-        start = header_bytes(tensors)
-        for chunk in chain([start], chunks_of(tensors)):
-            file.write(chunk)
-            if digest is not None:
-                digest(chunk)
-            if chunk is not start:
-                step(memoryview(chunk).nbytes)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def header_bytes(
     tensors: Sequence[TensorStream],
     separators: tuple[str, str] = (",", ":"),
@@ -116,11 +87,16 @@ def header_bytes(
     return len(text).to_bytes(8, "little") + text
 
 
-def chunks_of(tensors: Iterable[TensorStream]) -> Iterator[Chunk]:
-    """Yield the bytes of tensors in order; two chunks are being made at a time."""
+def chunks_of(tensors: Iterable[TensorStream]) -> Chunks:
+    """Return the makers of all bytes that follow the header, in order."""
+    return (maker for tensor in tensors for maker in tensor.chunks)
+
+
+def made_chunks(makers: Chunks) -> Iterator[Chunk]:
+    """Yield chunks in order; two are being made at a time."""
     with ThreadPoolExecutor(2) as pool:
         waiting: list[Future[Chunk]] = []
-        for maker in (maker for tensor in tensors for maker in tensor.chunks):
+        for maker in makers:
             waiting.append(pool.submit(maker))
             if len(waiting) > 2:
                 yield waiting.pop(0).result()

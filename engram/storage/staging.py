@@ -57,7 +57,7 @@ def stage(target: Path, told: Path, *, sync: bool = True) -> Iterator[Path]:
         finally:
             # After an error, or a disk that went away, what is left is the next run's to clean.
             with suppress(OSError):
-                _put_back(place, target)
+                put_back(place, target)
                 remove(place)
             os.close(descriptor)
 
@@ -185,7 +185,7 @@ def clean(target: Path) -> None:
             continue
         with _taken(place) as is_left:
             if is_left:
-                _put_back(place, target)
+                put_back(place, target)
                 remove(place)
 
 
@@ -245,7 +245,7 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _put_back(place: Path, target: Path) -> None:
+def put_back(place: Path, target: Path) -> None:
     """Put back what was about to be replaced when its process ended."""
     if os.path.lexists(place / OLD) and not os.path.lexists(target):
         (place / OLD).rename(target)

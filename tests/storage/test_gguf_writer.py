@@ -63,6 +63,6 @@ def test_numbers_beyond_their_type_are_refused():
         NewValue("uint32", [1, 2**32]).packed()
 
 
-def test_rows_that_are_no_whole_blocks_are_refused():
-    with pytest.raises(InputError, match="no whole blocks of Q8_0"):
+def test_rows_that_are_not_whole_blocks_are_refused():
+    with pytest.raises(InputError, match="not whole blocks of Q8_0"):
         _ = NewTensor("rows", (40, 3), type_named("Q8_0").id, []).size_bytes

@@ -40,6 +40,8 @@ _IDS = 600  # compressed ids of the short token map
 _TOKENS = "tokenizer.ggml.tokens"
 _TEMPLATES = {"deepseek_v41": "deepseek-v4.1-flash", "qwen_ple": "qwen3.8-flash-next"}
 _V41_DIMS = {"q_weight": (5120, 4), "k_weight": (5120, 4), "wkv.weight": (6144, 25600)}
+# Of a hidden size of 32, four streams and three orders of two heads.
+_SMALL_DIMS = {"wkv.weight": (1536, 160)}
 _PLE_DIMS = {
     "key_proj.weight": (2560, 10240),
     "value_proj.weight": (2560, 2560),
@@ -138,7 +140,7 @@ def write_memory(
     for layer_id, rows in zip(stated["layer_ids"], stated["rows"], strict=True):
         for part, template in dialect.weights.items():
             kind = "F32" if part != "wkv.weight" else "F16"
-            shape = (32, 4) if small else dims[part]
+            shape = _SMALL_DIMS.get(part, (32, 4)) if small else dims[part]
             found[template.replace("{layer}", str(layer_id))] = Tensor(shape, type_named(kind).id)
         if dialect.table is not None:
             kind, width = row_type or ROWS.get(name, ("Q8_0", 256))

@@ -22,11 +22,12 @@ from engram.nn.rows import rows_of
 from engram.nn.sharded import first_row_of
 from engram.storage.row_journal import Journal
 from engram.storage.safetensors_headers import read_header
-from engram.storage.safetensors_writer import TensorStream, write_shard
+from engram.storage.safetensors_writer import TensorStream
 from engram.training import Listeners, MemoryOptimizer, TrainOptions, optimizer_for, shards
 from engram.training import train as run_training
 from support import tiny
 from support.demo_modules import make_config, make_module
+from support.shards import write_shard
 
 _VOCAB = 60
 
@@ -319,7 +320,7 @@ def write(path: Path, table: Tensor, block_bytes: int) -> None:
         for name, it in {"table": rows, "sum": column}.items()
     ]
     if dist.get_rank() == 0:
-        write_shard(path, streams, lambda count: None)
+        write_shard(path, streams)
     else:
         assert not [block for it in streams for block in it.chunks]
 

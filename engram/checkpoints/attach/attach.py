@@ -149,20 +149,27 @@ def _demand_comparable(*, adapter: bool, dry_run: bool) -> None:
         )
 
 
-def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | None = None) -> None:
+def write(
+    plan: AttachPlan,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    resume: bool | None = None,
+) -> None:
     """Write an attached folder, whole or not at all.
 
     Args:
         plan: What to write.
         overwrite: Replace an attached folder that is there. Nothing else is ever replaced.
         progress: Told the bytes written so far.
+        resume: See `FolderPlan.new_folder`.
 
     Raises:
         InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
     weights: dict[str, str] | None = {} if plan.digests else None
-    with plan.new_folder(own_files, overwrite, progress, weights) as folder:
+    with plan.new_folder(own_files, overwrite, progress, weights, resume) as folder:
         # Of all small files that are to stay as they are, and so not the card, which people edit.
         kept = sorted({*plan.texts, *plan.copies} - {CARD_FILE})
         recorded: Digests = {"small_files": {name: sha256_of(folder / name) for name in kept}}

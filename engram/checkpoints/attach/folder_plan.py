@@ -6,15 +6,17 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engram.errors import InputError
 from engram.storage import folders
 from engram.storage.files import Progress, sha256_of, write_json
-from engram.storage.full_disk import demand_room
+from engram.storage.room import demand_room
 from engram.storage.safetensors_headers import INDEX_FILE
-from engram.storage.safetensors_writer import TensorStream, write_shard
+from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
+from engram.storage.unfinished import Notes, Place, described_files, move_in, unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class FolderPlan:
         copies: Other files that stay as they are: where they lie now, by name in the folder.
         texts: Small new files, by name.
         link: Whether weight files that are kept are hard-linked instead of copied.
+        inputs: Files that new tensors are made of, beside those that are kept.
+        notes: What is to be known of new tensors beside their bytes, when a run is continued.
     """
 
     output: Path
@@ -38,6 +42,8 @@ class FolderPlan:
     copies: Mapping[str, Path] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     link: bool = False
+    inputs: Sequence[Path] = ()
+    notes: Notes | None = None
 
     @property
     def added_bytes(self) -> int:
@@ -61,18 +67,29 @@ class FolderPlan:
             for name, shard in self.shards
         ]
 
-    def check_room(self) -> None:
+    @property
+    def job(self) -> dict[str, Any]:
+        """Everything that the files follow from; see `unfinished`."""
+        files = {*self.kept.values(), *self.inputs}
+        starts = {
+            name: hashlib.sha256(header_bytes(shard)).hexdigest() for name, shard in self.shards
+        }
+        return {"inputs": described_files(files), "files": starts, "texts": dict(self.texts)}
+
+    def check_room(self, there_bytes: int = 0) -> None:
         """Refuse to write more than the disk has room for.
+
+        Args:
+            there_bytes: Bytes that are written already.
 
         Raises:
             DoesNotFitError: It has too little.
         """
-        parent = next(folder for folder in self.output.absolute().parents if folder.exists())
-        hint = "Free some space, write to another disk, or make the tables smaller"
-        here = parent.stat().st_dev
+        other_ways, parents = "", self.output.absolute().parents
+        here = next(folder for folder in parents if folder.exists()).stat().st_dev
         if not self.link and any(path.stat().st_dev == here for path in self.kept.values()):
-            hint += ", or pass --link, which links the base's files instead of copying them"
-        demand_room(self.output, self.written_bytes, f"{hint}.")
+            other_ways = ", or pass --link, which links the base's files instead of copying them"
+        demand_room(self.output, self.written_bytes - there_bytes, other_ways)
 
     @contextmanager
     def new_folder(
@@ -81,6 +98,7 @@ class FolderPlan:
         overwrite: bool,
         progress: Progress | None,
         digests: dict[str, str] | None = None,
+        resume: bool | None = None,
     ) -> Iterator[Path]:
         """Write everything into a folder that appears whole or not at all; its index last.
 
@@ -89,14 +107,52 @@ class FolderPlan:
             overwrite: Replace such a folder.
             progress: Told the bytes written so far.
             digests: Takes the sha256 of every weight file, by name.
+            resume: Continue a run that was interrupted; None for runs that cannot be resumed.
 
         Yields:
             The folder before it appears, for more files.
 
         Raises:
-            InputError: Something is at the output that may not be replaced.
+            InputError: Something is at the output that may not be replaced, or see `unfinished`.
             DoesNotFitError: The disk has too little room.
         """
+        with self._place(own_files, overwrite, resume) as place:
+            self.check_room(place.size_bytes)
+            self._fill(place, progress, digests)
+            for name, text in self.texts.items():
+                (place.folder / name).write_text(text, encoding="utf-8")
+            yield place.folder
+            # Bytes of tensors, as transformers counts them: without the files' headers.
+            kept_bytes = sum(size for _, size in self.kept_tensors.values())
+            weight_map = {name: file for name, (file, _) in self.kept_tensors.items()}
+            for name, shard in self.shards:
+                weight_map |= {tensor.name: name for tensor in shard}
+            metadata = {"total_size": self.added_bytes + kept_bytes}
+            index = {"metadata": metadata, "weight_map": weight_map}
+            write_json(place.folder / INDEX_FILE, index)
+
+    @contextmanager
+    def _place(
+        self,
+        own_files: Callable[[Path], set[str] | None],
+        overwrite: bool,
+        resume: bool | None,
+    ) -> Iterator[Place]:
+        if resume is None:
+            with folders.new_folder(self.output, own_files, overwrite) as folder:
+                yield Place(folder)
+            return
+        folders.check_folder(self.output, own_files, overwrite)
+        with unfinished(
+            self.output, self.job, self.notes, resume=resume, overwrite=overwrite
+        ) as place:
+            yield place
+            folders.check_folder(self.output, own_files, overwrite)
+            move_in(place, None, self.output)
+
+    def _fill(
+        self, place: Place, progress: Progress | None, digests: dict[str, str] | None
+    ) -> None:
         done, total = 0, self.written_bytes
 
         def step(size_bytes: int) -> None:
@@ -105,30 +161,20 @@ class FolderPlan:
             if progress is not None:
                 progress(done, total)
 
-        with folders.new_folder(self.output, own_files, overwrite) as folder:
-            self.check_room()
-            for name, path in self.kept.items():
-                place_file(path, folder / name, self.link)
-                if digests is not None:
-                    digests[name] = sha256_of(folder / name)
-                step(0 if self.link else path.stat().st_size)
-            for name, path in self.copies.items():
-                place_file(path, folder / name)
-            for name, shard in self.shards:
-                digest = None if digests is None else hashlib.sha256()
-                write_shard(folder / name, shard, step, None if digest is None else digest.update)
-                if digests is not None and digest is not None:
-                    digests[name] = digest.hexdigest()
-            for name, text in self.texts.items():
-                (folder / name).write_text(text, encoding="utf-8")
-            yield folder
-            # Bytes of tensors, as transformers counts them: without the files' headers.
-            kept_bytes = sum(size for _, size in self.kept_tensors.values())
-            weight_map = {name: file for name, (file, _) in self.kept_tensors.items()}
-            for name, shard in self.shards:
-                weight_map |= {tensor.name: name for tensor in shard}
-            metadata = {"total_size": self.added_bytes + kept_bytes}
-            write_json(folder / INDEX_FILE, {"metadata": metadata, "weight_map": weight_map})
+        for name, path in self.kept.items():
+            size = 0 if self.link else path.stat().st_size
+            place.copy(name, size, partial(place_file, path, link=self.link))
+            if digests is not None:
+                digests[name] = sha256_of(place.folder / name)
+            step(size)
+        for name, path in self.copies.items():
+            place_file(path, place.folder / name)
+        for name, shard in self.shards:
+            digest = None if digests is None else hashlib.sha256()
+            update = None if digest is None else digest.update
+            place.write(name, header_bytes(shard), chunks_of(shard), step, update)
+            if digests is not None and digest is not None:
+                digests[name] = digest.hexdigest()
 
 
 def place_file(source: Path, target: Path, link: bool = False) -> None:
@@ -147,6 +193,6 @@ def place_file(source: Path, target: Path, link: bool = False) -> None:
     except OSError as error:
         raise InputError(
             f"{source} cannot be hard-linked to {target.parent}: {error.strerror}.",
-            "Leave --link out, or write to the same disk.",
+            "Attach without --link, or write to the same disk.",
             path=str(source),
         ) from None

@@ -15,12 +15,15 @@ from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.attach.folder_plan import FolderPlan
 from engram.checkpoints.attach.model_card import layers_table
 from engram.checkpoints.attach.new_memory import describe_attachment
-from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
+from engram.checkpoints.convert.exact_forms import exact_form, exact_streams
+from engram.checkpoints.convert.gguf_source import GgufSource
+from engram.checkpoints.convert.memory_files import memory_files
+from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, Rows, recode
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import without_weights
-from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
+from engram.checkpoints.read.stored_tensor import read_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import is_path
 from engram.layouts.settings import write_settings
@@ -42,30 +45,35 @@ class Conversion(FolderPlan):
         to: ``attached``, or the layout whose published names are used.
         config: The memory with the dtype that its tables will have.
         addresses: Its constants.
-        record: Where the losses are collected while writing.
+        notes: Where the losses are collected while writing.
         attach_plan: What attaching writes, where that is how the folder is made.
     """
 
-    source: Checkpoint
+    source: Checkpoint | GgufSource
     to: str
     config: EngramConfig
     addresses: Addresses
-    record: LossRecord
+    notes: LossRecord
     attach_plan: AttachPlan | None = None
+
+    @property
+    def dtypes(self) -> tuple[str, str]:
+        """Forms of tables: as they were stored, and as they are to be."""
+        return self.source.table_form, self.config.stored_dtype().name
 
     def losses(self) -> dict[int, dict[Part, Loss]]:
         """Return the loss by layer and part; known when the conversion is written."""
         return {
-            layer_id: {part: self.record.of(layer_id, part) for part in PARTS}
-            for layer_id in self.source.layers
+            layer_id: {part: self.notes.of(layer_id, part) for part in PARTS}
+            for layer_id in self.addresses.layer_ids
         }
 
 
 def to_published(
-    memory: Checkpoint, output: Path, dtype: str, tokenizer: TokenizerFile | None
+    memory: Checkpoint | GgufSource, output: Path, dtype: str, tokenizer: TokenizerFile | None
 ) -> Conversion:
     """Describe a memory alone, under the names of its layout."""
-    stated = memory.config.tokenizer
+    stated = memory.stored_config.tokenizer
     own = None if stated is None or is_path(stated) else stated  # no tokenizer lies beside it
     config = replace(memory.stored_config, table_dtype=dtype, tokenizer=own)
     addresses, record = memory.addresses_with(tokenizer), LossRecord()
@@ -99,12 +107,13 @@ def to_published(
         output=output,
         shards=plan_shards(streams, MAX_SHARD_BYTES),
         texts={name: json.dumps(values, indent=2) + "\n" for name, values in texts.items()},
-        record=record,
+        notes=record,
+        inputs=memory_files(memory),
     )
 
 
 def to_base(
-    memory: Checkpoint,
+    memory: Checkpoint | GgufSource,
     output: Path,
     dtype: str,
     base_folder: Path,
@@ -138,10 +147,12 @@ def to_base(
         addresses=addresses,
         output=output,
         shards=shards,
-        record=record,
+        notes=record,
         kept=attached.kept,
         link=link,
-        attach_plan=replace(attached, shards=shards, link=link),
+        attach_plan=replace(
+            attached, shards=shards, link=link, notes=record, inputs=memory_files(memory)
+        ),
     )
 
 
@@ -199,14 +210,15 @@ def rewritten(
         copies=copies,
         texts=texts,
         link=link,
-        record=record,
+        notes=record,
+        inputs=sorted(changed),
     )
 
 
 def _streams(
     config: EngramConfig,
     layer: LayerAddresses,
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, Rows],
     record: LossRecord,
 ) -> Iterator[TensorStream]:
     """Describe one layer's tensors as their layout was published; see `recode`."""
@@ -227,11 +239,19 @@ def _streams(
         for i in range(pieces):
             part = tensor.part(i * rows, (rows, *tensor.shape[1:]))
             name, scale = (layout.released.write(key, i, scale=scale) for scale in (False, True))
-            yield from recode(part, name, config, record, layer.layer_id, scale)
+            form = None
+            if key.name != TABLE and config.table_dtype == "fp8":
+                form = exact_form(part, layout.all_tensors[key.name].block)
+            if form is None:
+                yield from recode(part, name, config, record, layer.layer_id, scale)
+            else:
+                yield from exact_streams(part, name, scale, form)
 
 
-def _pad_id(memory: Checkpoint, config: EngramConfig, addresses: Addresses) -> int:
+def _pad_id(memory: Checkpoint | GgufSource, config: EngramConfig, addresses: Addresses) -> int:
     """Return a token id that stands for the fill: the config may state a token, or nothing."""
+    if isinstance(memory, GgufSource):
+        return config.pad_id if isinstance(config.pad_id, int) else 0
     release = memory.released.config if memory.stated is None else None
     for stated in (config, release):
         if stated is not None and isinstance(stated.pad_id, int):

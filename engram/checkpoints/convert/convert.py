@@ -1,4 +1,4 @@
-"""`convert`: a memory in another dtype, under the names of a published layout, or back."""
+"""`convert`: a memory in another dtype, under the names of a layout or an engine, or back."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,19 @@ from engram.checkpoints.convert.conversion import (
     to_base,
     to_published,
 )
+from engram.checkpoints.convert.gguf_conversion import GgufConversion
+from engram.checkpoints.convert.gguf_source import GgufSource
+from engram.checkpoints.convert.gguf_target import plan_gguf
+from engram.checkpoints.gguf.gguf_memory import holds_gguf, open_gguf
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import EngramError, LayoutError, UsageError
 from engram.layouts import get_layout
+from engram.layouts.gguf_dialects import WRITTEN_DIALECTS
 from engram.storage.dtypes import QUANTISED
 from engram.storage.file_names import refuse_empty
 from engram.storage.files import Progress
@@ -41,11 +47,11 @@ class Converted:
     """
 
     source: str
-    plan: Conversion
+    plan: Conversion | GgufConversion
     written: bool
 
     def __repr__(self) -> str:
-        return f"<Converted {self.source} to {self.plan.output}: {self.plan.config.table_dtype}>"
+        return f"<Converted {self.source} to {self.plan.output}: {self.plan.dtypes[1]}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram convert --json`` prints."""
@@ -56,8 +62,8 @@ class Converted:
             "output": str(plan.output),
             "to": plan.to,
             "layout": plan.config.layout,
-            "from_dtype": plan.source.stored_config.table_dtype,
-            "dtype": plan.config.table_dtype,
+            "from_dtype": plan.dtypes[0],
+            "dtype": plan.dtypes[1],
             "written": self.written,
             "written_bytes": plan.written_bytes,
             "files": plan.files(),
@@ -86,25 +92,32 @@ def convert(
     link: bool = False,
     trust_remote_code: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
-    """Convert a memory: to another dtype, to the names of a published layout, or back.
+    """Convert a memory: to another dtype, a published layout's names, a GGUF dialect, or back.
 
     Files are read and written as a stream; the base's are copied or linked, never decoded.
 
     Args:
-        source: An attached folder, an adapter, or a folder or file with published names.
-        output: The folder to appear.
-        to: ``attached``: our own format; or the layout whose published names are to be used.
+        source: An attached folder, an adapter, a folder or file with published names, or GGUF.
+        output: The folder to appear. For GGUF it may be a file that is named ``*.gguf``; in a
+            folder there are parts, of which the first has the metadata alone.
+        to: ``attached``: our own format; the layout whose published names are to be used; or a
+            dialect of GGUF, see `WRITTEN_DIALECTS`.
         dtype: dtype of the tables: a float, fp8 or int8; as they are when None. A float is for the
-            rest of the memory, too; it keeps its dtype beside quantised tables.
-        base: The model to attach to, for published names.
+            rest of the memory, too; it keeps its dtype beside quantised tables. For GGUF a float,
+            fp8 or q8_0, for the tables alone.
+        base: The model to attach to, for published names and GGUF. For dialects of GGUF the model
+            in GGUF whose other tensors are to be beside the memory; that of a GGUF source when
+            None.
         config: The memory, or its config file, where the checkpoint does not state it.
         tokenizer: The base's tokenizer, or its name or path; the one in its folder when None.
         link: Hard-link files of the base instead of copying them.
         trust_remote_code: Run the code in the base's folder, where its model is defined there.
-        overwrite: Replace a folder that this toolkit wrote.
+        overwrite: Replace a folder that this toolkit wrote, or what an interrupted run left.
+        resume: Continue a run that was interrupted.
         dry_run: Write nothing.
         progress: Told the bytes written so far and their total.
 
@@ -124,39 +137,68 @@ def convert(
     refuse_empty(source, "the checkpoint")
     output = Path(output)
     demand_apart(output, Path(source))
-    stated = None if config is None else given_config(config)
-    memory = open_checkpoint(Path(source), config=stated)
+    if base is not None:
+        demand_apart(output, Path(base))
+    memory = _open(Path(source), config)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
-    stored = memory.stored_config
-    dtype = stored.stored_dtype(asked=dtype).name
-    if to != ATTACHED:
-        _check_expressible(stored, to, dtype)
-    if base is not None and (to != ATTACHED or memory.stated is not None):
-        alone = f"--to {to} writes the memory alone"
-        why = f"{source} is attached to its base already" if to == ATTACHED else alone
-        raise UsageError(f"{why}: leave --base out.")
-    if to != ATTACHED:
-        made = to_published(memory, output, dtype, own)
-    elif memory.stated is not None:
-        made = rewritten(memory, output, dtype, own, link)
-    elif base is None:
-        raise UsageError(
-            f"{source} holds a memory alone: attaching it needs the model that it is for.",
-            "Name it: --base MODEL",
-        )
-    else:
-        folder = resolve_model(base, trust_remote_code=trust_remote_code)
-        demand_apart(output, folder)
-        made = to_base(memory, output, dtype, folder, own, link, trust_remote_code)
+    made: Conversion | GgufConversion
+    if to in WRITTEN_DIALECTS:
+        made = plan_gguf(memory, output, WRITTEN_DIALECTS[to], dtype, base, own)
+        made.check(overwrite)
+        if not dry_run:
+            made.write(overwrite=overwrite, resume=resume, progress=progress)
+        return Converted(str(source), made, not dry_run)
+    dtype = memory.stored_config.stored_dtype(asked=dtype).name
+    made = _to_folder(memory, output, to, dtype, base, own, link, trust_remote_code)
     if dry_run:
         check_folder(output, own_files, overwrite)
         made.check_room()
     elif made.attach_plan is not None:
-        write(made.attach_plan, overwrite=overwrite, progress=progress)
+        write(made.attach_plan, overwrite=overwrite, progress=progress, resume=resume)
     else:
-        with made.new_folder(own_files, overwrite, progress):
+        with made.new_folder(own_files, overwrite, progress, resume=resume):
             pass  # everything that is to be in it is planned
     return Converted(str(source), made, not dry_run)
+
+
+def _open(source: Path, config: str | Path | EngramConfig | None) -> Checkpoint | GgufSource:
+    stated = None if config is None else given_config(config)
+    if not holds_gguf(source):
+        return open_checkpoint(source, config=stated)
+    if stated is not None:
+        raise UsageError(f"{source} states its constants: leave -c (in Python, config) out.")
+    return GgufSource(open_gguf(source))
+
+
+def _to_folder(
+    memory: Checkpoint | GgufSource,
+    output: Path,
+    to: str,
+    dtype: str,
+    base: str | Path | None,
+    tokenizer: TokenizerFile | None,
+    link: bool,
+    trust_remote_code: bool,
+) -> Conversion:
+    is_attached = isinstance(memory, Checkpoint) and memory.stated is not None
+    if to != ATTACHED:
+        _check_expressible(memory.stored_config, to, dtype)
+    if base is not None and (to != ATTACHED or is_attached):
+        alone = f"--to {to} writes the memory alone"
+        why = f"{memory.name} is attached to its base already" if to == ATTACHED else alone
+        raise UsageError(f"{why}: leave --base out.")
+    if to != ATTACHED:
+        return to_published(memory, output, dtype, tokenizer)
+    if isinstance(memory, Checkpoint) and is_attached:
+        return rewritten(memory, output, dtype, tokenizer, link)
+    if base is None:
+        raise UsageError(
+            f"{memory.name} holds a memory alone: attaching it needs the model that it is for.",
+            "Name it: --base MODEL",
+        )
+    folder = resolve_model(base, trust_remote_code=trust_remote_code)
+    demand_apart(output, folder)
+    return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
 
 
 def _check_expressible(config: EngramConfig, to: str, dtype: str) -> None:

@@ -17,11 +17,11 @@ from engram.checkpoints.convert.gguf_repair_plan import RepairPlan
 from engram.checkpoints.convert.gguf_repair_result import Origin, Repaired, RepairedFile
 from engram.checkpoints.convert.gguf_repair_write import check_output, write_repaired
 from engram.checkpoints.gguf.file_faults import Fault
-from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
+from engram.checkpoints.gguf.gguf_memory import GgufMemory, memory_of, open_gguf
 from engram.checkpoints.verify.verify_gguf import faults_of
 from engram.errors import EngramError, MissingFileError, NoError, UsageError
 from engram.layouts.gguf_dialect import GgufDialect
-from engram.layouts.gguf_dialects import DIALECTS, dialects_of, find_dialect
+from engram.layouts.gguf_dialects import DIALECTS, dialects_of
 from engram.storage.file_names import refuse_empty
 from engram.storage.files import Progress
 from engram.units import listed
@@ -204,8 +204,8 @@ def _demand_whole(
         NoError: They have faults.
     """
     files = read_planned(parts, output if len(parts) > 1 else output.parent)
-    found = find_dialect(files.values, files.tensors, plan.architecture) or plan.dialect
-    planned = GgufMemory(plan.memory.name, files, found)
+    name = plan.memory.name
+    planned = memory_of(files, name) or GgufMemory(name, files, plan.dialect)
     if left := faults_of(planned, engine):
         raise _beyond(plan.memory, [it for it in left if it.code in known] or left)
 

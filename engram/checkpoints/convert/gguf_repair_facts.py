@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from engram.addressing.addresses import Addresses, TokenMap, map_digest
+from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes, stored_rows
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.addressing.vocabulary import compressed_map
@@ -17,14 +18,12 @@ from engram.checkpoints.gguf.constant_faults import config_like
 from engram.checkpoints.gguf.file_faults import RELEASES
 from engram.checkpoints.gguf.gguf_addresses import read_numbers, whole_numbers
 from engram.checkpoints.gguf.gguf_facts import memory_facts
-from engram.checkpoints.gguf.gguf_memory import GgufMemory
+from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_template
 from engram.errors import EngramError, MismatchError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
-
-_TOKENS = "tokenizer.ggml.tokens"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,17 +104,35 @@ class RightFacts:
         if config is not None and (token_map is not None or self.memory.layout.hashes == "raw"):
             pad = None if token_map is None else self._pad(token_map)
             facts |= memory_facts(
-                Addresses.from_config(config, token_map, pad),
+                Addresses.from_config(self._with_own_vocab(config), token_map, pad),
                 row_width=self._row_width(),
                 kernel_size=release.kernel_size,
                 size_base=config.rows_per_head[0],
             )
             if self.dialect.pad_is_raw and pad is not None:
                 facts["pad_id"] = pad
+            if self._is_of_another_model:  # only its own file knows the token
+                facts.pop("eos_token_id")
         facts["layer_ids"] = list(self.layer_ids)
         if not self._knows_layers:
             del facts["layer_ids"]
         return facts
+
+    @property
+    def _is_of_another_model(self) -> bool:
+        """Whether token ids themselves are hashed, and they are of another vocabulary."""
+        own, config, release = self.memory.vocab_size, self.config, self._release
+        if self.memory.layout.hashes != "raw" or config is None or own is None:
+            return False
+        drawn = [it for draw in multipliers(config, own).values() for it in draw]
+        is_other = drawn == self._numbers("multipliers") or _primes(config) != _primes(release)
+        return is_other and own != release.engram_vocab_size
+
+    def _with_own_vocab(self, config: EngramConfig) -> EngramConfig:
+        own = self.memory.vocab_size
+        if not self._is_of_another_model or own is None:
+            return config
+        return replace(config, engram_vocab_size=own, eos_id=0)
 
     def takes(self, fact: str, stated: Any) -> bool:
         """Whether what a file states of a fact may stay.
@@ -193,7 +210,7 @@ class RightFacts:
 
     @property
     def _token_count(self) -> int | None:
-        tokens = self.memory.files.values.get(_TOKENS)
+        tokens = self.memory.files.values.get(TOKENS)
         return None if tokens is None else tokens.count
 
     def _own_map(self) -> TokenMap | None:

@@ -13,8 +13,8 @@ from engram.errors import EngramError, UsageError
 from engram.storage.copied_bytes import copy_stretch
 from engram.storage.files import Progress, atomic_write, check_file, write_json
 from engram.storage.folders import check_folder, demand_apart, new_folder
-from engram.storage.full_disk import demand_room
 from engram.storage.json_files import read_json
+from engram.storage.room import demand_room
 
 RECORD_FILE = "engram-repair.json"
 
@@ -59,8 +59,7 @@ def check_output(
     demand_room(
         output,
         sum(part.taken_bytes for part, file in pairs if file.origin != "linked"),
-        "Free some space, write to another disk, or pass --link (in Python, link=True) to link "
-        "parts that stay as they are.",
+        ", or pass --link (in Python, link=True), which links parts that stay as they are",
     )
 
 

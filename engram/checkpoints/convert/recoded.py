@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checkpoints.read.stored_tensor import StoredTensor, tensor_bytes
+from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
 from engram.storage.dtypes import FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
@@ -29,6 +29,43 @@ PARTS: tuple[Part, ...] = ("table", "dense")
 _CHUNK_VALUES = 2**18
 
 
+class Rows(Protocol):
+    """A tensor in files, read a few rows at a time: `StoredTensor`, or `GgufStored`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def float_scales(self) -> bool: ...  # noqa: D102
+    @property
+    def rows_per_scale(self) -> int: ...  # noqa: D102
+    @property
+    def block_scales(self) -> NDArray[np.uint8] | None: ...  # noqa: D102
+
+    def part(self, first_row: int, shape: tuple[int, ...]) -> Self:
+        """Return some of the rows as a tensor of another shape."""
+        ...
+
+    def read_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read rows as they are stored."""
+        ...
+
+    def read_scale_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read the scales of rows as they are stored."""
+        ...
+
+    def read(self, first_row: int, rows: int) -> Tensor:
+        """Read rows as floats."""
+        ...
+
+
 @dataclass(frozen=True)
 class Loss:
     """The error that a conversion introduced.
@@ -44,15 +81,22 @@ class Loss:
     rms: float | None
 
 
+# Layer, part, tensor and first row of a chunk, and its largest error, squares and values.
+_Chunk = tuple[int, Part, str, int]
+_Squares = tuple[float, float, float, int]
+
+
 @dataclass
 class LossRecord:
-    """Collects the losses of chunks, which are made on several threads in any order."""
+    """Collects the losses of chunks, which are made on several threads in any order.
 
-    chunks: dict[tuple[int, Part], list[tuple[float, float, float, int]]] = field(
-        default_factory=dict
-    )
+    A chunk that is made again, after an interruption, counts once.
+    """
 
-    def add(self, layer_id: int, part: Part, before: Tensor, after: Tensor) -> None:
+    chunks: dict[_Chunk, _Squares] = field(default_factory=dict)
+    _taken: int = 0
+
+    def add(self, chunk: _Chunk, before: Tensor, after: Tensor) -> None:
         """Compare the values of a chunk with what became of them."""
         import torch
 
@@ -60,12 +104,24 @@ class LossRecord:
         error = after.to(wide) - before.to(wide)
         norms = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (error, before))
         squares, values = (float(norm) ** 2 for norm in norms)
-        row = float(error.abs().max()) if error.numel() else 0.0, squares, values, error.numel()
-        self.chunks.setdefault((layer_id, part), []).append(row)
+        largest = float(error.abs().max()) if error.numel() else 0.0
+        self.chunks[chunk] = (largest, squares, values, error.numel())
+
+    def take(self) -> list[Any]:
+        """See `engram.storage.unfinished.Notes`."""
+        items = list(self.chunks.items())
+        first, self._taken = self._taken, len(items)
+        return [[*chunk, *squares] for chunk, squares in items[first:]]
+
+    def restore(self, taken: list[Any]) -> None:
+        """See `engram.storage.unfinished.Notes`."""
+        for layer_id, part, name, row, *squares in taken:
+            self.chunks[layer_id, part, name, row] = (*squares,)
+        self._taken = len(self.chunks)
 
     def of(self, layer_id: int, part: Part) -> Loss:
         """Sum a part of a layer up; the same chunks give the same numbers in any order."""
-        rows = self.chunks.get((layer_id, part), [])
+        rows = [row for chunk, row in self.chunks.items() if chunk[:2] == (layer_id, part)]
         count = sum(row[3] for row in rows)
         if not count:
             return Loss(0.0, 0.0, None)
@@ -75,7 +131,7 @@ class LossRecord:
 
 
 def recode(
-    tensor: StoredTensor,
+    tensor: Rows,
     name: str,
     config: EngramConfig,
     record: LossRecord,
@@ -102,7 +158,7 @@ def recode(
     if part == "dense" and dtype in QUANTISED:
         dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
     stays = tensor.dtype == dtype and not tensor.float_scales and tensor.rows_per_scale == 1
-    rounded = partial(_rounded, tensor, dtype, partial(record.add, layer_id, part))
+    rounded = partial(_rounded, tensor, dtype, record, (layer_id, part, name))
     make: Make = tensor.read_bytes if stays else rounded
     # Chunks hold whole blocks of scales.
     step = max(1, _CHUNK_VALUES // tensor.width // FP8_SCALE_BLOCK) * FP8_SCALE_BLOCK
@@ -118,9 +174,10 @@ def recode(
 
 
 def _rounded(
-    tensor: StoredTensor,
+    tensor: Rows,
     dtype: str,
-    record: Callable[[Tensor, Tensor], None],
+    record: LossRecord,
+    place: tuple[int, Part, str],
     first_row: int,
     rows: int,
 ) -> NDArray[np.uint8]:
@@ -146,11 +203,11 @@ def _rounded(
             tensor=tensor.name,
             stored_as=dtype,
         )
-    record(before, after)
+    record.add((*place, first_row), before, after)
     return tensor_bytes(stored)
 
 
-def _scales(tensor: StoredTensor, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
+def _scales(tensor: Rows, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
     """Make the scales of a chunk, from the values once more: keeping them takes memory."""
     from engram.nn.quantised import FORMATS
 

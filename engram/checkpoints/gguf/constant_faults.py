@@ -13,12 +13,10 @@ from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
 from engram.checkpoints.gguf.file_faults import RELEASES, Fault
 from engram.checkpoints.gguf.gguf_addresses import read_numbers, whole_numbers
-from engram.checkpoints.gguf.gguf_memory import GgufMemory
+from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_template
 from engram.errors import ConfigError, EngramError, LayoutError
-
-_TOKENS = "tokenizer.ggml.tokens"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +95,13 @@ class ConstantJudge:
     def factors(self) -> Iterator[Fault]:
         """Multipliers against the generator of the layout."""
         found, config = self._numbers("multipliers"), self._config()
-        vocab_size = self._vocab_size()
-        if found is None or config is None or not vocab_size or vocab_size < 1:
+        sizes = self._vocab_sizes()
+        if found is None or config is None or not sizes:
             return
-        right = _drawn(config, vocab_size)
-        if found == right:
+        if any(found == _drawn(config, size) for size in sizes):
             return
-        yield Fault(_kind_of(found, right, config, vocab_size), *_told(found, right))
+        right = _drawn(config, sizes[0])
+        yield Fault(_kind_of(found, right, config, sizes[0]), *_told(found, right))
 
     def token_map(self) -> Iterator[Fault]:
         """Length, range and digest of the token map."""
@@ -112,7 +110,7 @@ class ConstantJudge:
             return
         stated = self.memory.integer("compressed_vocab_size")
         size = int(token_map.max(initial=-1)) + 1 if stated is None else stated
-        tokens = self.memory.files.values.get(_TOKENS)
+        tokens = self.memory.files.values.get(TOKENS)
         if tokens is not None and tokens.count != len(token_map):
             yield Fault(
                 "MAP_LEN",
@@ -158,7 +156,7 @@ class ConstantJudge:
     def end(self) -> Iterator[Fault]:
         """Id of the token that ends documents."""
         stated, right = self.memory.integer("eos_token_id"), self._release.eos_id
-        if stated is not None and stated != right:
+        if stated is not None and stated != right and not self._is_of_another_model():
             yield Fault(
                 "EOS_WRONG",
                 f"token {stated} ends documents, in the release it is {right}",
@@ -179,12 +177,23 @@ class ConstantJudge:
         numbers = self._numbers("token_map")
         return whole_numbers(numbers) if numbers else None
 
-    def _vocab_size(self) -> int | None:
-        """Size of the vocabulary that is hashed."""
+    def _vocab_sizes(self) -> list[int]:
+        """Sizes that the vocabulary that is hashed may have, the likeliest first."""
         if self.memory.layout.hashes == "raw":
-            return self._release.engram_vocab_size
+            own = self.memory.vocab_size
+            return [self._release.engram_vocab_size, *([own] if own else [])]
         stated, token_map = self.memory.integer("compressed_vocab_size"), self._token_map()
-        return stated if stated or token_map is None else int(token_map.max()) + 1
+        size = stated if stated or token_map is None else int(token_map.max()) + 1
+        return [size] if size and size > 0 else []
+
+    def _is_of_another_model(self) -> bool:
+        """Whether the multipliers are those of another vocabulary than the release's."""
+        found, config = self._numbers("multipliers"), self._config()
+        if found is None or config is None:
+            return False
+        release, *others = self._vocab_sizes()
+        is_other = any(found == _drawn(config, size) for size in others)
+        return is_other and found != _drawn(config, release)
 
     def _config(self) -> EngramConfig | None:
         """Describe the memory by what the file states; None where it does not state enough."""

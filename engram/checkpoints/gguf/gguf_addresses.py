@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses, LayerAddresses, map_digest
-from engram.checkpoints.gguf.gguf_memory import GgufMemory
+from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory
 from engram.errors import CorruptFileError, MismatchError, MissingFileError
 from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_values import INTEGERS
@@ -16,7 +16,6 @@ from engram.storage.gguf_values import INTEGERS
 # Integer types of ggml that constants are stored as.
 _DTYPES = {"I32": "<i4", "I64": "<i8"}
 _MOST_BYTES = 2**26
-_TOKENS = "tokenizer.ggml.tokens"
 
 
 def gguf_addresses(memory: GgufMemory) -> Addresses:
@@ -93,14 +92,14 @@ def _of_compressed_ids(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> 
 
 
 def _of_raw_ids(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> Addresses:
-    end_id, tokens = memory.integer("eos_token_id"), memory.files.values.get(_TOKENS)
+    end_id, vocab_size = memory.integer("eos_token_id"), memory.vocab_size
     if end_id is None:
         raise _lacks(memory, "the id of the token that ends documents")
-    if tokens is None:
-        raise _lacks(memory, _TOKENS)
-    if not 0 <= end_id < tokens.count:
+    if vocab_size is None:
+        raise _lacks(memory, TOKENS)
+    if not 0 <= end_id < vocab_size:
         raise MismatchError(
-            f"{memory.name}: token {end_id} ends documents, and there are {tokens.count:,} tokens.",
+            f"{memory.name}: token {end_id} ends documents, and there are {vocab_size:,} tokens.",
             path=memory.name,
             value=end_id,
         )
@@ -108,8 +107,8 @@ def _of_raw_ids(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> Address
         memory.layout,
         tuple(layers),
         None,
-        tokens.count,
-        tokens.count,
+        vocab_size,
+        vocab_size,
         end_id,
         end_id=end_id,
     )

@@ -18,6 +18,7 @@ from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import INTEGERS, GgufValue
 
 _ARCHITECTURE = "general.architecture"
+TOKENS = "tokenizer.ggml.tokens"
 # Plain bytes: the width of a row in values does not follow from that of the tensor.
 _BYTES = "I8"
 _TWO_TENSORS = "e4m3_e8m0_32"
@@ -86,12 +87,35 @@ class GgufMemory:
         """Value of ``general.architecture``; None where it is missing or not a text."""
         return _text(self.files.values.get(_ARCHITECTURE))
 
+    @property
+    def vocab_size(self) -> int | None:
+        """Tokens that the file has, or states; None where it does neither."""
+        tokens = self.files.values.get(TOKENS)
+        if tokens is not None:
+            return tokens.count
+        stated = self.files.values.get(f"{self.architecture}.vocab_size")
+        is_number = stated is not None and not stated.is_array and stated.kind in INTEGERS
+        return int(stated.scalar()) if stated is not None and is_number else None
+
     @cached_property
     def prefixes(self) -> tuple[str, ...]:
         """Prefixes of the keys of the memory, up to the dot, each once."""
         names = {fact.name for fact in self.dialect.facts.values() if not fact.is_tensor}
         found = (key.partition(".") for key in self.files.values)
         return tuple(dict.fromkeys(prefix for prefix, _, name in found if name in names))
+
+    @cached_property
+    def own_keys(self) -> set[str]:
+        """Keys of the memory, with their prefix."""
+        return {value.key for fact in self.dialect.facts if (value := self.value(fact)) is not None}
+
+    @cached_property
+    def own_tensors(self) -> set[str]:
+        """Names of the memory's tensors: tables, weights, and constants that are tensors."""
+        names = {tensor.name for table in self.tables for tensor in table.tensors}
+        names |= {tensor.name for parts in self.weights.values() for tensor in parts.values()}
+        constants = (self.tensor(fact) for fact in self.dialect.facts)
+        return names | {tensor.name for tensor in constants if tensor is not None}
 
     def value(self, fact: str) -> GgufValue | None:
         """Return the key of a fact; None where the dialect has none, or the file."""
@@ -268,9 +292,9 @@ def open_gguf(path: Path) -> GgufMemory:
         InputError: It has no memory in a dialect that is known.
     """
     files = read_gguf_parts(path)
-    architecture = _text(files.values.get(_ARCHITECTURE))
-    dialect = find_dialect(files.values, files.tensors, architecture)
-    if dialect is None:
+    memory = memory_of(files, str(path))
+    if memory is None:
+        architecture = _text(files.values.get(_ARCHITECTURE))
         of = "" if architecture is None else f" of architecture {architecture}"
         raise InputError(
             f"{files.parts[0].path} is a GGUF file{of} without a memory: none of its "
@@ -281,7 +305,19 @@ def open_gguf(path: Path) -> GgufMemory:
             path=str(files.parts[0].path),
             format="gguf",
         )
-    return GgufMemory(str(path), files, dialect)
+    return memory
+
+
+def memory_of(files: GgufFiles, name: str) -> GgufMemory | None:
+    """Find the memory of a model in GGUF; None where it has none of a known dialect.
+
+    Args:
+        files: Its files.
+        name: What to call it in messages.
+    """
+    architecture = _text(files.values.get(_ARCHITECTURE))
+    dialect = find_dialect(files.values, files.tensors, architecture)
+    return None if dialect is None else GgufMemory(name, files, dialect)
 
 
 def _text(value: GgufValue | None) -> str | None:

@@ -208,6 +208,11 @@ class Checkpoint:
         return replace(self.config, table_dtype=dtypes.pop())
 
     @property
+    def table_form(self) -> str:
+        """The dtype that its tables are stored in."""
+        return str(self.stored_config.table_dtype)
+
+    @property
     def settings_file(self) -> str:
         """The file with its settings, for messages."""
         return self.where if self.stated is not None else f"{self.folder}/{MEMORY_FILE}"

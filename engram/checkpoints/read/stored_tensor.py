@@ -71,6 +71,13 @@ class StoredTensor:
             return self.rows, 1
         return -(-self.rows // self.rows_per_scale), -(-self.width // FP8_SCALE_BLOCK)
 
+    @property
+    def block_scales(self) -> NDArray[np.uint8] | None:
+        """Scales of blocks of 32 x 32 ``[rows / 32, width / 32]``; None where it has none."""
+        if self.rows_per_scale == 1 or self.rows % self.rows_per_scale:
+            return None
+        return self.read_scale_bytes(0, self.rows).reshape(self.scale_shape)
+
     def part(self, first_row: int, shape: tuple[int, ...]) -> StoredTensor:
         """Return some of the rows as a tensor of another shape."""
         return replace(self, shape=shape, first_value=self.first_value + first_row * self.width)

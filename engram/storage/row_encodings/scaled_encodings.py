@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 
 from engram.errors import CorruptFileError, LayoutError
 from engram.storage.dtypes import FP8_SCALE_BLOCK
+from engram.storage.row_encodings.rounding import to_bfloat16
 from engram.storage.row_encodings.row_encoding import RowEncoding, part
 from engram.storage.stored_values import decode
 
 # Columns of a row of DeepSeek-V4.1, and the scales of one.
 _WIDTH = 256
 _SCALES = _WIDTH // FP8_SCALE_BLOCK
+# Names of fp8 rows: with the scales of a row after its codes, and in two tensors.
+ROW264, TWO_TENSORS = "e4m3_e8m0_32_row264", "e4m3_e8m0_32"
 _SIGNS = ((1,), (-1,))
 _E2M1 = np.outer(_SIGNS, [0, 0.5, 1, 1.5, 2, 3, 4, 6]).ravel().astype(np.float32)
 _LLOYD4 = (
@@ -129,24 +132,21 @@ def _pairs(of_nibbles: Values) -> Values:
 
 
 def _rounded_to_bfloat16(values: Values) -> Values:
-    """Round numbers to the nearest bfloat16, ties to even."""
-    bits = values.view(np.uint32)
-    rounded = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1))) & np.uint32(0xFFFF0000)
-    return rounded.view(np.float32)
+    return (to_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
 
 
 _SCALE = part(("scale", "u1", 1))
 SCALED_ENCODINGS = (
     # ds4's rows. It refuses NaN, and rounds to bfloat16: only values below 2^-130 can change.
     RowEncoding(
-        "e4m3_e8m0_32_row264",
+        ROW264,
         _WIDTH,
         (part(("codes", "u1", _WIDTH), ("scales", "u1", _SCALES)),),
         _row264,
         is_row=True,
     ),
     # The same bytes in two tensors, safetensors or I8: NaN stays NaN, nothing is rounded.
-    RowEncoding("e4m3_e8m0_32", FP8_SCALE_BLOCK, (part(("codes", "u1", 32)), _SCALE), _fp8),
+    RowEncoding(TWO_TENSORS, FP8_SCALE_BLOCK, (part(("codes", "u1", 32)), _SCALE), _fp8),
     RowEncoding("fp4_e8m0_32", FP8_SCALE_BLOCK, (part(("codes", "u1", 16)), _SCALE), _fp4),
     RowEncoding(
         "lloyd4_e5m3_32_r136",

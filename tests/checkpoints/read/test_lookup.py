@@ -18,13 +18,13 @@ from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import InputError, MismatchError, MissingFileError
-from engram.storage.safetensors_writer import write_shard
 from engram.tensor_names import TABLE
 from support import tiny
 from support.cli import run, run_apart
 from support.layouts import LAYOUTS, random_memory
 from support.paths import BPE
 from support.qwen import random_qwen
+from support.shards import write_shard
 
 TEXT = "The tables are read once per token. The tables are read twice."
 
@@ -169,10 +169,8 @@ def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch):
     (table,) = [tensor for tensor in tensors if tensor.name.endswith(TABLE)]
     others = [tensor for tensor in tensors if tensor is not table]
     folder.mkdir()
-    write_shard(folder / "a.safetensors", others, lambda size_bytes: None)
-    write_shard(
-        folder / "b.safetensors", [dataclasses.replace(table, chunks=[])], lambda size_bytes: None
-    )
+    write_shard(folder / "a.safetensors", others)
+    write_shard(folder / "b.safetensors", [dataclasses.replace(table, chunks=[])])
     with (folder / "b.safetensors").open("r+b") as shard:
         shard.truncate(shard.seek(0, 2) + table.size_bytes)
     weight_map = {tensor.name: "a.safetensors" for tensor in others} | {table.name: "b.safetensors"}
