@@ -378,6 +378,20 @@ def test_a_kill_at_every_event_leaves_the_source_and_no_half(is_split, tmp_path)
     assert number > 2
 
 
+def test_a_memory_of_another_vocabulary_keeps_what_is_its_own(tmp_path):
+    source, output = tmp_path / "source.gguf", tmp_path / "output.gguf"
+    addresses = small_memory(source, "gguf_qwen4exp", prefix="deepseek40")
+    repair_gguf(source, output)
+    stated = open_gguf(output)
+    factors = [it for layer in addresses.layers for it in layer.multipliers]
+    assert stated.integers("multipliers") == factors
+    assert codes(output) == set()
+    # Nothing tells the token that ends its documents.
+    small_memory(source, "gguf_qwen4exp", without=("eos_token_id",))
+    error = refused(tmp_path, NoError, source)
+    assert error.details["codes"] == ["CONST_MISSING"]
+
+
 @pytest.mark.real
 def test_a_first_upload_is_mended_with_the_released_tokenizer(real_assets, tmp_path):
     """The five keys that they lacked, keys of deepseek4, and V4.1's own token map."""
