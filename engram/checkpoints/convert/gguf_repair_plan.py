@@ -62,8 +62,10 @@ class RepairPlan:
         values: list[Values] = [self._values(), *(part.values for part in old[1:])]
         origins: list[GgufFile | None] = [*old]
         if first_shard and old[0].tensors:
-            moved = [place for place in places[0] if place.origin is None]
-            kept = [place for place in places[0] if place.origin is not None]
+            # Constants that are tensors go with the metadata, so that a repair finds them there.
+            constants = {place.name for place in self.dialect.facts.values() if place.is_tensor}
+            moved = [place for place in places[0] if place.tensor.name in constants]
+            kept = [place for place in places[0] if place.tensor.name not in constants]
             places = [[*moved, *self._new_places()], kept, *places[1:]]
             aligned = {key: it for key, it in values[0].items() if key == ALIGNMENT}
             values, origins = [values[0], aligned, *values[1:]], [None, *origins]
