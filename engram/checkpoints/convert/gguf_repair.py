@@ -13,7 +13,7 @@ from engram.arguments import checked
 from engram.checkpoints.convert.gguf_repair_changes import changes
 from engram.checkpoints.convert.gguf_repair_facts import RightFacts
 from engram.checkpoints.convert.gguf_repair_parts import NewPart, read_planned, stored_bytes
-from engram.checkpoints.convert.gguf_repair_plan import RepairPlan
+from engram.checkpoints.convert.gguf_repair_plan import RepairPlan, has_weights_first
 from engram.checkpoints.convert.gguf_repair_result import Origin, Repaired, RepairedFile
 from engram.checkpoints.convert.gguf_repair_write import check_output, write_repaired
 from engram.checkpoints.gguf.file_faults import Fault
@@ -90,7 +90,7 @@ def repair_gguf(
     if hidden := [*cut, *_overlaps(memory), *_lost_tables(memory, dialect)]:
         raise _beyond(memory, hidden)
     done = partial(Repaired, str(path), output, engine=engine, mended=tuple(dict.fromkeys(faults)))
-    if not faults and not (first_shard and memory.files.parts[0].tensors):
+    if not faults and not (first_shard and has_weights_first(memory)):
         return done(dialect.name, changes=(), files=(), written=False)
     if {"NAME_MISMATCH", "CONST_MISSING"} & {fault.code for fault in faults}:
         memory = replace(memory, dialect=_closest(memory))

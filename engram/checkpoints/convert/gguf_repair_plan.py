@@ -61,7 +61,7 @@ class RepairPlan:
         places = [[*self._places(part)] for part in old]
         values: list[Values] = [self._values(), *(part.values for part in old[1:])]
         origins: list[GgufFile | None] = [*old]
-        if first_shard and old[0].tensors:
+        if first_shard and has_weights_first(self.memory):
             # Constants that are tensors go with the metadata, so that a repair finds them there.
             constants = {place.name for place in self.dialect.facts.values() if place.is_tensor}
             moved = [place for place in places[0] if place.tensor.name in constants]
@@ -225,6 +225,12 @@ class RepairPlan:
                 if name not in tensors and there is not None:
                     found[there] = name
         return found
+
+
+def has_weights_first(memory: GgufMemory) -> bool:
+    """Whether the first part of a model has tensors, other than constants that are some."""
+    constants = {place.name for place in memory.dialect.facts.values() if place.is_tensor}
+    return bool(memory.files.parts[0].tensors.keys() - constants)
 
 
 def _has_form(value: GgufValue, place: Fact) -> bool:
