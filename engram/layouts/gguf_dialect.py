@@ -19,12 +19,16 @@ class Fact(NamedTuple):
         kinds: Element types that writers of the dialect give it, the usual one first.
         is_tensor: It is a tensor instead of a key.
         is_list: It is an array instead of a single value.
+        dims: Sizes of a tensor by their names, those that lie together first: layers, orders (those
+            above 1), heads of an order, columns (heads of all orders), looks (back, and at the
+            token itself), vocab.
     """
 
     name: str
     kinds: tuple[Kind, ...]
     is_tensor: bool = False
     is_list: bool = False
+    dims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

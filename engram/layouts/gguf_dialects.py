@@ -31,8 +31,12 @@ def _integers(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
     return {fact: _fact(fact, name, kinds) for fact, name in names.items()}
 
 
-def _tensors(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
-    return {fact: Fact(name, kinds, is_tensor=True, is_list=True) for fact, name in names.items()}
+_VOCAB, _COLUMNS, _HEADS = ("vocab",), ("columns", "layers"), ("heads", "orders", "layers")
+_LOOKS = ("looks", "layers")
+
+
+def _tensor(name: str, kinds: tuple[Kind, ...], dims: tuple[str, ...]) -> Fact:
+    return Fact(name, kinds, is_tensor=True, is_list=True, dims=dims)
 
 
 _V41 = "deepseek_v41"
@@ -272,13 +276,10 @@ _JIG = GgufDialect(
             pad_id="engram_pad_token_id",
         ),
         "present": _fact("present", "engram.present", ("bool",)),
-        "token_map": Fact("engram_token_map.weight", _I32, is_tensor=True, is_list=True),
-        **_tensors(
-            _I64,
-            primes="engram_primes.weight",
-            offsets="engram_offsets.weight",
-            multipliers="engram_multipliers.weight",
-        ),
+        "token_map": _tensor("engram_token_map.weight", _I32, _VOCAB),
+        "primes": _tensor("engram_primes.weight", _I64, _COLUMNS),
+        "offsets": _tensor("engram_offsets.weight", _I64, _COLUMNS),
+        "multipliers": _tensor("engram_multipliers.weight", _I64, _LOOKS),
     },
     pad_is_raw=True,
     table=_TABLE,
@@ -305,13 +306,10 @@ _YOUNGAI = GgufDialect(
             size_base="engram.vocab_size",
             pad_id="engram.pad_id_compressed",
         ),
-        "token_map": Fact("engram.token_map", _I32, is_tensor=True, is_list=True),
-        **_tensors(
-            _I64,
-            primes="engram.primes",
-            offsets="engram.offsets",
-            multipliers="engram.multipliers",
-        ),
+        "token_map": _tensor("engram.token_map", _I32, _VOCAB),
+        "primes": _tensor("engram.primes", _I64, _HEADS),
+        "offsets": _tensor("engram.offsets", _I64, _COLUMNS),
+        "multipliers": _tensor("engram.multipliers", _I64, _LOOKS),
     },
     table=None,
     weights=_QKV,

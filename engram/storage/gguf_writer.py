@@ -72,18 +72,23 @@ class NewTensor:
     Attributes:
         name: Its name.
         dims: Sizes of the dimensions, of those that lie together in a row first.
-        type_id: Number of its element type, which is known.
+        type_id: Number of its element type.
         chunks: Makers of its bytes, in order.
+        stored_bytes: Bytes of a tensor of another file, which may be of a type that is not known;
+            None where they follow from the type.
     """
 
     name: str
     dims: tuple[int, ...]
     type_id: int
     chunks: Chunks
+    stored_bytes: int | None = None
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the tensor."""
+        if self.stored_bytes is not None:
+            return self.stored_bytes
         row_bytes = TYPES[self.type_id].row_bytes(self.dims[0])
         if row_bytes is None:
             raise InputError(

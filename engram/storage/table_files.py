@@ -3,7 +3,6 @@
 The table starts at a multiple of a page, so that as few rows as possible lie on two pages.
 """
 
-import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,15 +10,14 @@ from pathlib import Path
 from typing import IO
 
 from engram.errors import CorruptFileError
+from engram.storage.copied_bytes import COPIED_BYTES, copy_some
 from engram.storage.dtypes import DTYPES
 from engram.storage.files import atomic_write
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.safetensors_writer import TensorStream, header_bytes
 from engram.storage.staging import NEW, stage
 
-_PAGE_BYTES, _COPIED_BYTES, _READ_BYTES = 4096, 2**26, 2**24
-# Errors of a system that cannot copy between these two files without the bytes passing through us.
-_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
+_PAGE_BYTES = 4096
 
 
 def make_zeros(path: Path, name: str, tag: str, shape: tuple[int, int]) -> None:
@@ -73,8 +71,8 @@ def copy_table(
         file.flush()
         at = table.start
         while at < table.stop:
-            most = min(table.stop - at, _COPIED_BYTES)
-            copied = _copy_some(source.fileno(), at, file.fileno(), to, most)
+            most = min(table.stop - at, COPIED_BYTES)
+            copied = copy_some(source.fileno(), at, file.fileno(), to, most)
             if not copied:
                 raise CorruptFileError(
                     f"{table.path} ends at byte {at}, before its table does at {table.stop}.",
@@ -89,14 +87,3 @@ def _write_header(file: IO[bytes], name: str, tag: str, shape: tuple[int, ...]) 
     """Write the beginning of a file; returns its bytes."""
     tensor = TensorStream(name, tag, shape, ())
     return file.write(header_bytes([tensor], aligned_to=_PAGE_BYTES))
-
-
-def _copy_some(source: int, at: int, target: int, to: int, most: int) -> int:
-    """Copy at most so many bytes from one place to another, by the kernel where it can."""
-    if hasattr(os, "copy_file_range"):
-        try:
-            return os.copy_file_range(source, target, most, at, to)
-        except OSError as error:
-            if error.errno not in _CANNOT_COPY:
-                raise
-    return os.pwrite(target, os.pread(source, min(most, _READ_BYTES), at), to)

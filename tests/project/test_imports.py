@@ -149,7 +149,8 @@ FLOORS = {
         ("published", "gguf"),
         ("read",),
         ("attach", "report"),
-        ("verify", "convert"),
+        ("verify",),
+        ("convert",),
     ),
 }
 

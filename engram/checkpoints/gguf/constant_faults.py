@@ -206,19 +206,37 @@ class ConstantJudge:
             return None
         if primes is not None and len(primes) != memory.columns * len(memory.layer_ids):
             return None
-        try:
-            return EngramConfig.from_dict(
-                {
-                    **release.to_dict(),
-                    "layer_ids": list(memory.layer_ids),
-                    "max_ngram_size": memory.orders,
-                    "n_head_per_ngram": memory.heads,
-                    "n_embed_per_ngram": (memory.heads or 1) * release.row_width,
-                    "engram_table_size": [(memory.heads or 1) * first] * ((memory.orders or 2) - 1),
-                }
-            )
-        except (ConfigError, LayoutError):
-            return None
+        return config_like(release, memory.layer_ids, memory.orders or 2, memory.heads or 1, first)
+
+
+def config_like(
+    release: EngramConfig, layer_ids: Sequence[int], orders: int, heads: int, rows_per_head: int
+) -> EngramConfig | None:
+    """Describe a memory of other sizes than the released one.
+
+    Args:
+        release: The released memory of its layout.
+        layer_ids: Its layers.
+        orders: The highest n-gram order.
+        heads: Heads of an order.
+        rows_per_head: Rows of a head, at which the search for primes begins.
+
+    Returns:
+        Its config; None where the layout cannot have these sizes.
+    """
+    try:
+        return EngramConfig.from_dict(
+            {
+                **release.to_dict(),
+                "layer_ids": list(layer_ids),
+                "max_ngram_size": orders,
+                "n_head_per_ngram": heads,
+                "n_embed_per_ngram": heads * release.row_width,
+                "engram_table_size": [heads * rows_per_head] * (orders - 1),
+            }
+        )
+    except (ConfigError, LayoutError):
+        return None
 
 
 def _drawn(config: EngramConfig, vocab_size: int) -> list[int]:

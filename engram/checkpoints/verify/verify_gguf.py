@@ -226,3 +226,19 @@ def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path | None) -> Verdic
         return None, f"{what_happened(error)} {error.hint}"
     check_tokenizer(addresses, file)
     return True, f"{file.name} gives the token map of the file"
+
+
+def faults_of(memory: GgufMemory, engine: str | None = None) -> list[Fault]:
+    """Find the faults of a file, as `verify_gguf` names them.
+
+    Args:
+        memory: The file.
+        engine: See `verify_gguf`.
+
+    Raises:
+        UsageError: The engine is unknown.
+    """
+    checks = [*_checks_of_files(memory), *_checks_of_constants(memory)]
+    if engine is not None:
+        checks.append(_check_engine(memory, engine, dialects_of(engine)))
+    return [Fault(**fault) for check in checks for fault in check.faults]
