@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engram.checkpoints.attach.detach import Detached, detach
     from engram.checkpoints.attach.push import push_to_hub
     from engram.checkpoints.convert.convert import Converted, convert
+    from engram.checkpoints.convert.gguf_repair import repair_gguf
+    from engram.checkpoints.convert.gguf_repair_result import Repaired
     from engram.checkpoints.read.load_checkpoint import load
     from engram.checkpoints.read.lookup import TextLookup, look_up
     from engram.checkpoints.report.report import Report, report
@@ -78,6 +80,8 @@ _NAMES = {
     "engram.checkpoints.attach.detach": ("Detached", "detach"),
     "engram.checkpoints.attach.push": ("push_to_hub",),
     "engram.checkpoints.convert.convert": ("Converted", "convert"),
+    "engram.checkpoints.convert.gguf_repair": ("repair_gguf",),
+    "engram.checkpoints.convert.gguf_repair_result": ("Repaired",),
     "engram.checkpoints.read.load_checkpoint": ("load",),
     "engram.checkpoints.read.lookup": ("TextLookup", "look_up"),
     "engram.checkpoints.report.report": ("Report", "report"),
@@ -165,6 +169,7 @@ __all__ = [
     "MultiHeadEmbedding",
     "NoError",
     "OffloadEmbedding",
+    "Repaired",
     "Report",
     "ReportOptions",
     "SizeOptions",
@@ -194,6 +199,7 @@ __all__ = [
     "look_up",
     "new_config",
     "push_to_hub",
+    "repair_gguf",
     "report",
     "size",
     "template_names",

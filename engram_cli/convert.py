@@ -17,6 +17,7 @@ from engram_cli.options import (
     ConfigOption,
     DryRunOption,
     LinkOption,
+    LoaderOption,
     OutputOption,
     OverwriteOption,
     ResumeOption,
@@ -25,6 +26,8 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output, Shown, Table
+from engram_cli.repair_text import demand_alone
+from engram_cli.repair_text import repair as run_repair
 from engram_cli.values import DTYPES, blaming, read_gguf_dtype, read_named
 
 if TYPE_CHECKING:
@@ -77,6 +80,21 @@ def convert(
     tokenizer: TokenizerOption = None,
     link: LinkOption = False,
     trust_remote_code: TrustRemoteCodeOption = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Mend the metadata of a GGUF file: constants, keys, types and names; rows stay.",
+        ),
+    ] = False,
+    engine: LoaderOption = None,
+    first_shard: Annotated[
+        bool,
+        typer.Option(
+            "--first-shard",
+            help="With --repair: a first part for metadata alone, which later repairs rewrite.",
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     resume: ResumeOption = False,
     dry_run: DryRunOption = False,
@@ -89,6 +107,7 @@ def convert(
     in fp8 (e4m3, an e8m0 scale for 32 columns) and int8 (a float32 scale a row) are for inference.
     Says how far values moved: largest and root mean square difference, by layer.
 
+    Repairs mend what engram verify names in a GGUF file, where metadata can; else exit code 5.
     In GGUF, fp8 rows are interleaved with their scales (gguf_ds4) or lie in two tensors
     (gguf_tarruda), both without loss.
 
@@ -97,13 +116,30 @@ def convert(
         $ engram convert ./attached-model -o published --to demo --json
         $ engram convert ./attached-model -o planned --dtype int8 --link --dry-run
         $ engram convert model.gguf -o other.gguf --to gguf_llama --dry-run
+        $ engram convert model.gguf -o mended.gguf --repair --dry-run
     """
     if output is None:
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
 
-    memory = None if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
+    if repair:
+        of_conversions = {"--dtype": dtype, "--base": base, "-c": config, "--resume": resume}
+        demand_alone({"--to": to != "attached", **of_conversions}, repairs=True)
+        run_repair(
+            out,
+            source,
+            output,
+            tokenizer=own,
+            engine=engine,
+            first_shard=first_shard,
+            link=link,
+            overwrite=overwrite,
+            dry_run=dry_run,
+        )
+        return
+    demand_alone({"--target": engine, "--first-shard": first_shard}, repairs=False)
+    memory = None if config is None else read_named(out, config)
     with (
         blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}),
         out.progress("Converting") as step,

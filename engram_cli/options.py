@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from engram.errors import InputError, UsageError
+from engram.layouts.gguf_dialects import engine_names
 from engram_cli.values import DTYPES, read_bytes, read_count, read_dtype, reader
 
 # The fields of `Output`.
@@ -190,6 +191,15 @@ TEXT = {
 }
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue what was interrupted; the result is the same.")
+]
+LoaderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="ENGINE",
+        help="Of a GGUF file: whether the loader of this engine reads it, too; with --repair: mend "
+        f"it for that. One of {', '.join(engine_names())}.",
+    ),
 ]
 EngineOption = Annotated[
     Literal["local", "ray"],

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import engram
-from engram.layouts.gguf_dialects import engine_names
 from engram.units import plural
 from engram_cli.options import (
     OUTPUT,
+    LoaderOption,
     RevisionOption,
     TokenizerOption,
     TrustRemoteCodeOption,
@@ -42,15 +42,7 @@ def verify(
         bool,
         typer.Option("--full", help="Read every weight file and compare its recorded sha256, too."),
     ] = False,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--target",
-            metavar="ENGINE",
-            help="Of a GGUF file: whether the loader of this engine reads it, too: "
-            f"{', '.join(engine_names())}.",
-        ),
-    ] = None,
+    engine: LoaderOption = None,
     source: Annotated[
         str | None,
         typer.Option(
