@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import UsageError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 _FILES = {"written": "written anew", "linked": "linked", "copied": "copied"}
 
 
-def repair(out: Output, source: str, output: str, *, dry_run: bool, **options: Any) -> None:
+def repair(out: Output, source: str, output: Path, *, dry_run: bool, **options: Any) -> None:
     """Repair a GGUF file and show what was mended.
 
     Args:
@@ -32,7 +33,7 @@ def repair(out: Output, source: str, output: str, *, dry_run: bool, **options: A
     out.result(done.to_dict(), _show(done))
     if done.written and done.files:
         target = "" if done.engine is None else f" --target {done.engine}"
-        out.next_step(f"engram verify {shlex.quote(output)}{target}")
+        out.next_step(f"engram verify {shlex.quote(str(output))}{target}")
 
 
 def demand_alone(options: dict[str, Any], repairs: bool) -> None:
