@@ -115,7 +115,7 @@ def test_a_gguf_file_is_told_as_such(tmp_path, name):
         code, out, err = run(*words)
         assert code == 3, (words, err)
         assert "is a GGUF file" in out + err, words
-        is_read = words[0] in ("report", "lookup", "verify")
+        is_read = words[0] in ("report", "lookup", "verify", "convert")
         told = "without a memory" if is_read else "it was converted from"
         assert told in out + err, words
 

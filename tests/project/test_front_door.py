@@ -15,6 +15,7 @@ import pytest
 import engram
 from support import tiny
 from support.cli import run
+from support.gguf_memories import write_filled
 from support.paths import BPE
 
 TEXT = "Alexander the Great saw the Milky Way.\n\nThe tables are read.\n"
@@ -40,6 +41,7 @@ def folder(tmp_path_factory):
     (folder / "gpt2").mkdir()
     for file in BPE.iterdir():
         (folder / "gpt2" / file.name).write_bytes(file.read_bytes())
+    write_filled(folder / "model.gguf", "gguf_llama", pad_id=7)
     return folder
 
 

@@ -79,6 +79,12 @@ def repair_gguf(
         InputError: There is no memory; or something is at the output that may not be replaced.
         UsageError: The engine is unknown, or the output must be a folder, or a file.
         DoesNotFitError: The disk has too little room.
+
+    Examples:
+        >>> import engram
+        >>> mended = engram.repair_gguf("model.gguf", "mended.gguf").mended
+        >>> [fault.code for fault in mended]
+        ['CONST_WRONG']
     """
     refuse_empty(path, "the GGUF file")
     output = Path(output)
