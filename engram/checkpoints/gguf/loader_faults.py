@@ -82,6 +82,9 @@ class LoaderJudge:
         template = self.dialect.table
         if template is None:
             return
+        if not self.memory.tables:
+            lacks = f"the files hold no table, which {self.dialect.name} has in them"
+            yield Fault("TENSOR_MISSING", lacks, "Convert the checkpoint again.")
         for table in self.memory.tables:
             name = template.replace("{layer}", str(table.layer_id))
             values = table.values

@@ -85,3 +85,8 @@ def test_options_of_other_targets_are_refused(tmp_path):
     path = write_memory(tmp_path / "model.gguf", "gguf_ds4")
     with pytest.raises(UsageError, match="leave --revision and --full out"):
         engram.verify(path, revision="main", full=True)
+
+
+def test_a_loader_that_has_tables_in_its_files_refuses_one_without(tmp_path):
+    path = write_memory(tmp_path / "model.gguf", "gguf_youngai")
+    assert "TENSOR_MISSING" in codes(path, engine="llama.cpp")
