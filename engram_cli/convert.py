@@ -125,7 +125,8 @@ def convert(
     own = None if tokenizer is None else load_tokenizer(tokenizer)
     if repair:
         of_conversions = {"--dtype": dtype, "--base": base, "-c": config, "--resume": resume}
-        demand_alone({"--to": to != "attached", **of_conversions}, repairs=True)
+        of_conversions |= {"--to": to != "attached", "--trust-remote-code": trust_remote_code}
+        demand_alone(of_conversions, repairs=True)
         run_repair(
             out,
             source,

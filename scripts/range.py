@@ -37,6 +37,8 @@ TESTS = (
     *("pictures/test_training_plot.py", "pictures/test_gates_plot.py"),
     "pictures/test_depth_plot.py",
 )
+# Examples of help pages are commands that the tests of the command line run, too.
+WITHOUT = ("--deselect", "tests/project/test_help.py::test_every_example_runs")
 # What is tested beside the toolkit. pytablewriter, of lm-eval, needs an older python-dateutil.
 PEERS = ("datasets==5.2.0", "lm-eval==0.4.13", "python-dateutil<3", "trl==1.16.0")
 PEER_TESTS = ("training/test_peers.py",)
@@ -90,7 +92,7 @@ def run_tests(laid: VersionSet, tests: Sequence[str]) -> bool:
     files = [f"tests/{name}" for name in tests]
     environment = {**laid.environment, "ENGRAM_TEST_FAMILIES": FAMILIES, "OMP_NUM_THREADS": "1"}
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
-    command = [sys.executable, *words, "-m", "not real and not torture", *files]
+    command = [sys.executable, *words, "-m", "not real and not torture", *WITHOUT, *files]
     start = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     print(f"   {laid.name} took {time.monotonic() - start:.0f} s", flush=True)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from engram.errors import DoesNotFitError, EngramError, InputError
 from engram.storage import staging
 from engram.storage.safetensors_writer import Chunk, Chunks, made_chunks
+from engram.version import __version__
 
 JOURNAL = "journal.jsonl"
 SYNC_BYTES = 2**28
@@ -48,12 +49,14 @@ class Place:
         journal: What was written is noted here, for a later run; None where there is none.
         notes: What is noted beside.
         done: Chunks and bytes of files that are on the disk, by name.
+        is_whole: Whether all is written, so that an error is about the output's place alone.
     """
 
     folder: Path
     journal: Path | None = None
     notes: Notes | None = None
     done: dict[str, tuple[int, int]] = field(default_factory=dict)
+    is_whole: bool = False
     _written: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _unsynced_bytes: int = field(default=0, init=False)
 
@@ -80,6 +83,8 @@ class Place:
             digest: Takes every byte of the file, such as `update` of one of hashlib's.
         """
         chunks, size = self.done.get(name, (0, 0))
+        if chunks and (self.folder / name).stat().st_size < size:
+            chunks = 0  # what was noted is no longer there
         with (self.folder / name).open("r+b" if chunks else "wb") as file:
             if chunks:
                 file.truncate(size)
@@ -169,15 +174,15 @@ def unfinished(
         descriptor = staging.claim(hidden)
         if descriptor is None:
             raise _at_work(target)
+        journal = hidden / JOURNAL
+        place = Place(hidden / staging.NEW, journal, notes)
         try:
-            journal = hidden / JOURNAL
             staging.put_back(hidden, target)
             if before is None:
                 staging.empty(hidden)
-                (hidden / staging.NEW).mkdir()
-                journal.write_text(json.dumps(job) + "\n", encoding="utf-8")
+                place.folder.mkdir()
+                journal.write_text(json.dumps(_stated(job)) + "\n", encoding="utf-8")
                 before = []
-            place = Place(hidden / staging.NEW, journal, notes)
             for line in before:
                 place.done |= {
                     name: (chunks, size) for name, (chunks, size) in line["files"].items()
@@ -187,8 +192,8 @@ def unfinished(
             yield place
             staging.remove(hidden)
         except BaseException as error:
-            hopeless = isinstance(error, EngramError) and not isinstance(error, DoesNotFitError)
-            if hopeless or not _is_begun(hidden):
+            again = isinstance(error, EngramError) and not isinstance(error, DoesNotFitError)
+            if (again and not place.is_whole) or not _is_begun(hidden):
                 with suppress(OSError):
                     staging.put_back(hidden, target)
                     staging.remove(hidden)
@@ -208,6 +213,7 @@ def move_in(place: Place, name: str | None, target: Path) -> None:
     source = place.folder if name is None else place.folder / name
     hidden = place.folder.parent
     staging.sync_all(place.folder)
+    (hidden / JOURNAL).unlink()  # a run that is killed from here on leaves nothing to continue
     if os.path.lexists(target):
         target.rename(hidden / staging.OLD)
     source.rename(target)
@@ -240,8 +246,9 @@ def check_unfinished(
             work=str(hidden),
         )
     first, *lines = _lines(hidden)
-    if first != json.loads(json.dumps(job)):
-        differs = sorted(key for key in job if first.get(key) != json.loads(json.dumps(job[key])))
+    now = json.loads(json.dumps(_stated(job)))
+    if first != now:
+        differs = sorted(key for key in now if first.get(key) != now[key])
         raise InputError(
             f"The unfinished run for {target} was started with other {' and '.join(differs)}.",
             "Use the same options and inputs, or start over with --overwrite and without --resume.",
@@ -249,6 +256,11 @@ def check_unfinished(
             differs=differs,
         )
     return lines
+
+
+def _stated(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a journal begins with: versions may make other chunks."""
+    return {**job, "version of the toolkit": __version__}
 
 
 def described_files(paths: Collection[Path]) -> dict[str, list[int]]:

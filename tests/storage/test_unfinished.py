@@ -95,6 +95,38 @@ def test_a_killed_process_is_continued_to_the_same_bytes(tmp_path, stop):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_file_that_has_become_shorter_is_begun_anew(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out", stop=18)
+    os.truncate(place_beside(tmp_path / "out") / staging.NEW / "one", 700)
+    write(tmp_path / "out", resume=True)
+    assert is_whole(tmp_path / "out")
+
+
+def test_a_process_that_is_killed_while_results_move_leaves_nothing_to_continue(
+    tmp_path, monkeypatch
+):
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "out")
+    assert is_whole(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "mine")
+    write(tmp_path / "out", resume=True)
+    assert is_whole(tmp_path / "out")
+
+
+def test_another_version_of_the_toolkit_does_not_continue(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out", stop=18)
+    monkeypatch.setattr(unfinished, "__version__", "99")
+    with pytest.raises(InputError, match="version of the toolkit"):
+        write(tmp_path / "out", resume=True)
+
+
 def test_a_digest_takes_every_byte_once(tmp_path):
     target, taken = tmp_path / "out", []
     with pytest.raises(KeyboardInterrupt):

@@ -72,7 +72,8 @@ class FolderPlan:
         """Everything that the files follow from; see `unfinished`."""
         files = {*self.kept.values(), *self.inputs}
         starts = {
-            name: hashlib.sha256(header_bytes(shard)).hexdigest() for name, shard in self.shards
+            name: [hashlib.sha256(header_bytes(shard)).hexdigest(), len([*chunks_of(shard)])]
+            for name, shard in self.shards
         }
         return {"inputs": described_files(files), "files": starts, "texts": dict(self.texts)}
 
@@ -147,8 +148,9 @@ class FolderPlan:
             self.output, self.job, self.notes, resume=resume, overwrite=overwrite
         ) as place:
             yield place
+            place.is_whole = True
             folders.check_folder(self.output, own_files, overwrite)
-            move_in(place, None, self.output)
+            move_in(place, None, self.output.resolve())
 
     def _fill(
         self, place: Place, progress: Progress | None, digests: dict[str, str] | None

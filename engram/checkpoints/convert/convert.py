@@ -15,9 +15,11 @@ from engram.checkpoints.convert.conversion import (
     to_base,
     to_published,
 )
+from engram.checkpoints.convert.expressible import check_expressible
 from engram.checkpoints.convert.gguf_conversion import GgufConversion
 from engram.checkpoints.convert.gguf_source import GgufSource
 from engram.checkpoints.convert.gguf_target import plan_gguf
+from engram.checkpoints.convert.memory_files import memory_files
 from engram.checkpoints.gguf.gguf_memory import holds_gguf, open_gguf
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.checkpoint import Checkpoint
@@ -25,10 +27,8 @@ from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
-from engram.errors import EngramError, LayoutError, UsageError
-from engram.layouts import get_layout
+from engram.errors import EngramError, UsageError
 from engram.layouts.gguf_dialects import WRITTEN_DIALECTS
-from engram.storage.dtypes import QUANTISED
 from engram.storage.file_names import refuse_empty
 from engram.storage.files import Progress
 from engram.storage.folders import check_folder, demand_apart
@@ -140,12 +140,19 @@ def convert(
     if base is not None:
         demand_apart(output, Path(base))
     memory = _open(Path(source), config)
+    for path in memory_files(memory):
+        demand_apart(output, path)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
     made: Conversion | GgufConversion
     if to in WRITTEN_DIALECTS:
+        if link or trust_remote_code:
+            given = "--link" if link else "--trust-remote-code"
+            raise UsageError(f"{given} has no meaning for {to}.", f"Leave {given} out.")
         made = plan_gguf(memory, output, WRITTEN_DIALECTS[to], dtype, base, own)
         made.check(overwrite)
-        if not dry_run:
+        if dry_run:
+            made.check_room()
+        else:
             made.write(overwrite=overwrite, resume=resume, progress=progress)
         return Converted(str(source), made, not dry_run)
     dtype = memory.stored_config.stored_dtype(asked=dtype).name
@@ -182,7 +189,7 @@ def _to_folder(
 ) -> Conversion:
     is_attached = isinstance(memory, Checkpoint) and memory.stated is not None
     if to != ATTACHED:
-        _check_expressible(memory.stored_config, to, dtype)
+        check_expressible(memory.stored_config, to, dtype)
     if base is not None and (to != ATTACHED or is_attached):
         alone = f"--to {to} writes the memory alone"
         why = f"{memory.name} is attached to its base already" if to == ATTACHED else alone
@@ -199,42 +206,6 @@ def _to_folder(
     folder = resolve_model(base, trust_remote_code=trust_remote_code)
     demand_apart(output, folder)
     return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
-
-
-def _check_expressible(config: EngramConfig, to: str, dtype: str) -> None:
-    """Refuse what a published format has no place for.
-
-    Args:
-        config: The memory.
-        to: Layout whose names are to be used.
-        dtype: dtype of the tables.
-
-    Raises:
-        LayoutError: With the reason.
-    """
-    layout = get_layout(to)
-    if config.layout != to:
-        raise LayoutError(
-            f"A memory of layout {config.layout} cannot be written as {to}: {layout.apart}.",
-            f"Its own names are: --to {config.layout}",
-            layout=config.layout,
-            to=to,
-        )
-    if config.ends_after_eos and not layout.ends_after_eos:
-        raise LayoutError(
-            f"The memory ends documents with token {config.eos_id}, which the published format of "
-            f"{to} does not: whoever reads it would look rows up across documents.",
-            "Write it as --to attached.",
-            to=to,
-            eos_id=config.eos_id,
-        )
-    if dtype in QUANTISED and not (dtype == "fp8" and layout.table_block):
-        raise LayoutError(
-            f"The published format of {to} has no tensors for {dtype} tables.",
-            "Use --dtype bfloat16 or float32, or --to attached.",
-            to=to,
-            dtype=dtype,
-        )
 
 
 def own_files(folder: Path) -> set[str] | None:

@@ -13,15 +13,18 @@ from engram.checkpoints.convert.gguf_source import GgufSource
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.config.engram_config import EngramConfig
+from engram.errors import EngramError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage import folders
-from engram.storage.files import Progress, check_file
+from engram.storage.files import Progress, check_file, write_json
 from engram.storage.gguf_parts import part_names
 from engram.storage.gguf_values import GgufValue
 from engram.storage.gguf_writer import ALIGNMENT, NewTensor, NewValue, header_of, padded_chunks
+from engram.storage.json_files import TEXT, read_json
 from engram.storage.room import demand_room
 from engram.storage.unfinished import described_files, move_in, unfinished
 
+RECORD_FILE = "engram-parts.json"
 # Bytes of a part, unless one tensor has more: the hub takes files up to 50 GB.
 MAX_PART_BYTES = 48 * 10**9
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
@@ -77,7 +80,7 @@ class GgufConversion:
     @property
     def parts(self) -> list[tuple[str, bytes, Sequence[NewTensor]]]:
         """The files: name, header and tensors of each."""
-        if self.output.suffix == ".gguf":
+        if self.is_file:
             header = header_of(self.values, self.tensors, self.alignment)
             return [(self.output.name, header, self.tensors)]
         # Metadata alone comes first: whoever mends it later writes one small file.
@@ -117,17 +120,30 @@ class GgufConversion:
         sizes = (tensor.size_bytes for tensor in tensors)
         return sum(size + -size % self.alignment for size in sizes)
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the output is one file, and not a folder of parts."""
+        return self.output.suffix == ".gguf"
+
     def check(self, overwrite: bool) -> None:
-        """Refuse an output that may not be written, or that the disk has no room for.
+        """Refuse an output that may not be written.
 
         Raises:
-            InputError: Something is there.
-            DoesNotFitError: The disk has too little room.
+            InputError: Something is there, or it is what is read.
         """
-        if self.output.suffix == ".gguf":
+        for path in self.inputs:
+            folders.demand_apart(self.output, path)
+        if self.is_file:
             check_file(self.output, overwrite)
         else:
             folders.check_folder(self.output, own_parts, overwrite)
+
+    def check_room(self) -> None:
+        """Refuse an output that the disk has no room for.
+
+        Raises:
+            DoesNotFitError: It has too little.
+        """
         demand_room(self.output, self.written_bytes)
 
     def write(
@@ -145,7 +161,13 @@ class GgufConversion:
             DoesNotFitError: The disk is full.
         """
         parts = self.parts
-        starts = {name: hashlib.sha256(header).hexdigest() for name, header, _ in parts}
+        starts = {
+            name: [
+                hashlib.sha256(header).hexdigest(),
+                sum(1 for _ in padded_chunks(tensors, self.alignment)),
+            ]
+            for name, header, tensors in parts
+        }
         job = {"inputs": described_files(self.inputs), "files": starts}
         done, total = sum(len(header) for _, header, _ in parts), self.written_bytes
 
@@ -159,12 +181,17 @@ class GgufConversion:
             demand_room(self.output, total - place.size_bytes)
             for name, header, tensors in parts:
                 place.write(name, header, padded_chunks(tensors, self.alignment), step)
-            is_file = self.output.suffix == ".gguf"
-            move_in(place, self.output.name if is_file else None, self.output.resolve())
+            if not self.is_file:
+                names = [name for name, _, _ in parts]
+                write_json(place.folder / RECORD_FILE, {"schema": 1, "files": names})
+            place.is_whole = True
+            self.check(overwrite)  # the output may have appeared since
+            move_in(place, self.output.name if self.is_file else None, self.output.resolve())
 
 
 def own_parts(folder: Path) -> set[str] | None:
-    """Name the files of a folder of GGUF parts and nothing else; None for another folder."""
-    names = {path.name for path in folder.iterdir()}
-    parts = {part_names(name) for name in names}
-    return names if len(parts) == 1 and names == {*parts.pop()} else None
+    """Name what a conversion wrote into a folder; None when it did not."""
+    try:
+        return {RECORD_FILE, *read_json(folder / RECORD_FILE, {"files": [TEXT]})["files"]}
+    except (EngramError, OSError):
+        return None

@@ -23,13 +23,15 @@ from engram.storage.dtypes import FP8_SCALE_BLOCK
 from engram.storage.gguf_headers import GgufTensor
 from engram.tensor_names import TABLE
 
+TOOLKIT_PREFIX = "engram_toolkit."
+
 
 def block_scales_key(layer_id: int, part: str) -> str:
     """Return the key for the scales that a projection had in fp8; engines ignore it.
 
     With it a projection that is wider in a GGUF file becomes the same bytes again.
     """
-    return f"engram_toolkit.layers.{layer_id}.{part}.scales"
+    return f"{TOOLKIT_PREFIX}layers.{layer_id}.{part}.scales"
 
 
 @dataclass(frozen=True, eq=False)

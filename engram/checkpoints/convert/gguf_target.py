@@ -9,21 +9,22 @@ from typing import Any
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TokenizerFile
+from engram.checkpoints.convert.expressible import demand_ends
 from engram.checkpoints.convert.gguf_conversion import SPLIT_KEYS, GgufConversion
-from engram.checkpoints.convert.gguf_source import GgufSource, block_scales_key
+from engram.checkpoints.convert.gguf_source import TOOLKIT_PREFIX, GgufSource, block_scales_key
 from engram.checkpoints.convert.gguf_tensors import gguf_tensors, usual_encoding
 from engram.checkpoints.convert.memory_files import memory_files
 from engram.checkpoints.convert.recoded import LossRecord, Rows
 from engram.checkpoints.gguf.gguf_facts import fact_keys, memory_facts
-from engram.checkpoints.gguf.gguf_memory import GgufMemory, holds_gguf, memory_of
+from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory, holds_gguf, memory_of
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.complete_addresses import complete_addresses
 from engram.config.engram_config import EngramConfig
-from engram.errors import InputError, LayoutError, UsageError
+from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage.dtypes import Q8_0, gguf_dtype_name
 from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
-from engram.storage.gguf_values import GgufValue
+from engram.storage.gguf_values import INTEGERS, GgufValue
 from engram.storage.gguf_writer import ALIGNMENT, NewTensor, NewValue
 from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS
 from engram.tensor_names import TABLE
@@ -32,6 +33,7 @@ ARCHITECTURE = "general.architecture"
 _COPIED_BYTES = 2**22
 _PAGE = 16384  # of Apple's processors: family D maps tables apart from the rest
 _ALIGNMENT = 32
+_WIDTH_KEYS = ("embedding_length", "hidden_size")  # of llama.cpp's family, and of ds4's
 
 
 def plan_gguf(
@@ -58,6 +60,7 @@ def plan_gguf(
         EngramError: See `to_gguf`.
     """
     rows = None if dtype is None else _row_encoding(dialect, dtype)
+    demand_ends(memory.stored_config, dialect.name)
     if isinstance(memory, GgufSource):
         addresses = memory.addresses_with(tokenizer)
     else:
@@ -237,14 +240,45 @@ def _values(
                 "Leave --base out to write the memory alone.",
                 architecture=name,
             )
+        _demand_same_model(base, str(name), config)
         dropped = set() if base_memory is None else base_memory.own_keys
         values |= {
             key: value
             for key, value in base.values.items()
-            if key not in (*dropped, *SPLIT_KEYS, ALIGNMENT)
+            if key not in (*dropped, *SPLIT_KEYS, ALIGNMENT) and not key.startswith(TOOLKIT_PREFIX)
         }
         alignment = max(alignment, base.parts[0].alignment)
     return {**values, ALIGNMENT: NewValue("uint32", alignment), **own}
+
+
+def _demand_same_model(base: GgufFiles, architecture: str, config: EngramConfig) -> None:
+    """Refuse a model with another vocabulary or width than the memory has.
+
+    Raises:
+        MismatchError: It has.
+    """
+    tokens, vocab_size = base.values.get(TOKENS), config.engram_vocab_size
+    count = vocab_size if tokens is None else tokens.count
+    is_raw = config.rules.hashes == "raw"  # whose vocabulary may be shorter than the padded one
+    if count < vocab_size or (count > vocab_size and not is_raw):
+        raise MismatchError(
+            f"{base.parts[0].path} has {count:,} tokens, and the memory is for {vocab_size:,}.",
+            "Give the model that the memory was made for.",
+            stored=count,
+            expected=vocab_size,
+        )
+    for name in _WIDTH_KEYS:
+        value = base.values.get(f"{architecture}.{name}")
+        if value is None or value.is_array or value.kind not in INTEGERS:
+            continue
+        if value.scalar() != config.hidden_size:
+            raise MismatchError(
+                f"{base.parts[0].path} has hidden states of {value.scalar()}, and the memory is "
+                f"for {config.hidden_size}.",
+                "Give the model that the memory was made for.",
+                stored=value.scalar(),
+                expected=config.hidden_size,
+            )
 
 
 def _other_tensors(base: GgufFiles, base_memory: GgufMemory | None) -> Iterator[NewTensor]:

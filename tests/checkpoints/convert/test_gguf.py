@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 
 import gguf
 import numpy as np
@@ -13,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from engram import look_up
 from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.verify.verify import verify
-from engram.errors import InputError, LayoutError, UsageError
+from engram.errors import DoesNotFitError, InputError, LayoutError, MismatchError, UsageError
 from engram.nn.quantised import quantise_fp8_blocks
 from engram.storage import unfinished
 from engram.storage.gguf_headers import read_gguf
 from support.converted import equal, memory_of, run
+from support.gguf_files import Array
 from support.gguf_memories import write_memory
 from support.layouts import random_memory
 from support.paths import BPE
@@ -192,7 +195,8 @@ def test_other_tensors_and_keys_of_a_model_stay(released, tmp_path):
 def test_parts_begin_with_metadata_alone(released, tmp_path, monkeypatch):
     monkeypatch.setattr("engram.checkpoints.convert.gguf_conversion.MAX_PART_BYTES", 100_000)
     made = run(released, tmp_path / "model", "gguf_ds4", tokenizer=BPE)
-    names = sorted(path.name for path in (tmp_path / "model").iterdir())
+    record, *names = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert record == "engram-parts.json"
     assert names[0] == f"model-00001-of-{len(names):05}.gguf"
     assert len(names) > 3
     first, *others = (read_gguf(tmp_path / "model" / name) for name in names)
@@ -299,3 +303,93 @@ def test_a_model_of_another_architecture_is_refused(attached, tmp_path):
     write_memory(tmp_path / "qwen.gguf", "gguf_qwen4exp", small=True, changed={"rows": [128]})
     with pytest.raises(InputError, match="architecture qwen4exp"):
         convert(attached, tmp_path / "x.gguf", "gguf_llama", base=tmp_path / "qwen.gguf")
+
+
+def test_folders_and_files_of_the_user_are_not_replaced(released, tmp_path):
+    (tmp_path / "mine" / "photos").mkdir(parents=True)
+    (tmp_path / "mine" / "photos" / "a.jpg").write_text("precious")
+    (tmp_path / "split").mkdir()
+    (tmp_path / "split" / "model-00001-of-00001.gguf").write_text("downloaded")
+    for name in ("mine", "split"):
+        with pytest.raises(InputError, match="not replaced"):
+            convert(released, tmp_path / name, "gguf_ds4", tokenizer=BPE, overwrite=True)
+    output = tmp_path / "late.gguf"
+    with pytest.raises(InputError, match="already there"):
+        convert(
+            released,
+            output,
+            "gguf_ds4",
+            tokenizer=BPE,
+            progress=lambda done, total: output.write_text("precious"),
+        )
+    assert output.read_text() == "precious"
+
+
+def test_no_part_of_what_is_read_is_written(released, tmp_path):
+    convert(released, tmp_path / "model", "gguf_ds4", tokenizer=BPE)
+    first, second = sorted((tmp_path / "model").glob("*.gguf"))
+    before = second.read_bytes()
+    for source, options in ((first, {}), (released, {"base": first, "tokenizer": BPE})):
+        with pytest.raises(InputError, match="would be changed or lost"):
+            convert(source, second, "gguf_tarruda", overwrite=True, **options)
+    assert second.read_bytes() == before
+
+
+def test_a_memory_that_ends_documents_is_refused(base, tmp_path):
+    options = {"n_embed_per_ngram": 512, "n_head_per_ngram": 2, "eos_id": 1}
+    folder = random_memory(
+        base, tmp_path / "a", "deepseek_v41", ends_after_eos=True, table_dtype=None, **options
+    )
+    with pytest.raises(LayoutError, match="ends documents"):
+        convert(folder, tmp_path / "x.gguf", "gguf_llama")
+
+
+def test_a_model_of_another_vocabulary_or_width_is_refused(released, tmp_path):
+    for values, match in (
+        ({"tokenizer.ggml.tokens": Array("string", ["a", "b"])}, "2 tokens"),
+        ({"deepseek41.embedding_length": ("uint32", 5120)}, "hidden states of 5120"),
+    ):
+        path = tmp_path / "base.gguf"
+        write_memory(path, "gguf_tarruda", values=values, small=True, changed={"rows": [302] * 2})
+        with pytest.raises(MismatchError, match=match):
+            convert(released, tmp_path / "x.gguf", "gguf_ds4", base=path, tokenizer=BPE)
+
+
+def test_scales_of_a_memory_that_is_replaced_go_with_it(attached, released, tmp_path):
+    convert(released, tmp_path / "d.gguf", "gguf_ds4", tokenizer=BPE)
+    convert(attached, tmp_path / "x.gguf", "gguf_llama", base=tmp_path / "d.gguf")
+    keys = [read_gguf(tmp_path / name).values for name in ("d.gguf", "x.gguf")]
+    assert [any(key.startswith("engram_toolkit") for key in it) for it in keys] == [True, False]
+
+
+def test_a_full_disk_is_no_reason_to_begin_anew(released, tmp_path, monkeypatch):
+    monkeypatch.setattr("engram.checkpoints.convert.gguf_tensors._CHUNK_VALUES", 2**13)
+    monkeypatch.setattr(unfinished, "SYNC_BYTES", 20_000)
+    total = convert(released, tmp_path / "x.gguf", "gguf_ds4", tokenizer=BPE, dry_run=True)
+    total = total.plan.written_bytes
+
+    def full(done, total):
+        if done > 0.6 * total:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DoesNotFitError):
+        convert(released, tmp_path / "x.gguf", "gguf_ds4", tokenizer=BPE, progress=full)
+    usage = shutil.disk_usage(tmp_path)
+    free = 64 * 2**20 + total // 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    convert(released, tmp_path / "x.gguf", "gguf_ds4", tokenizer=BPE, resume=True)
+    _demand_right(tmp_path / "x.gguf", tokenizer=BPE)
+
+
+def test_an_output_that_is_a_link_stays_one(attached, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    convert(attached, tmp_path / "link", dtype="fp8")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("option", ["link", "trust_remote_code"])
+def test_options_without_a_meaning_are_refused(attached, option, tmp_path):
+    with pytest.raises(UsageError, match="no meaning"):
+        convert(attached, tmp_path / "x.gguf", "gguf_llama", **{option: True})
