@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 import engram
-from engram.errors import UsageError
+from engram.errors import DoesNotFitError, UsageError
 from engram.layouts import LAYOUTS
 from engram.layouts.gguf_dialects import WRITTEN_DIALECTS
 from engram_cli.attach import files_table
+from engram_cli.engine import WORK_IS_KEPT
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
@@ -143,6 +147,7 @@ def convert(
     memory = None if config is None else read_named(out, config)
     with (
         blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}),
+        _telling_what_is_kept(out, output),
         out.progress("Converting") as step,
     ):
         converted = engram.convert(
@@ -164,6 +169,18 @@ def convert(
     out.result(answer, _show(converted.plan, answer))
     if not dry_run:
         out.next_step(f"engram verify {shlex.quote(str(output))}")
+
+
+@contextmanager
+def _telling_what_is_kept(out: Output, output: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, OSError, DoesNotFitError):
+        from engram.storage.unfinished import can_be_continued
+
+        if can_be_continued(output):
+            out.note(WORK_IS_KEPT)
+        raise
 
 
 def _show(plan: Conversion | GgufConversion, answer: dict[str, Any]) -> Shown:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from engram.corpus.ray.ray_engine import RayEngine
     from engram.corpus.results.stored_corpus import Notes
 
+WORK_IS_KEPT = "Finished work is kept: continue with --resume, or start over with --overwrite."
+
 
 def find_engine(
     engine: Literal["local", "ray"], address: str | None, workers: int, reads_stdin: bool
@@ -61,8 +63,7 @@ def working_on(out: Output, folder: Path | None, reads_stdin: bool) -> Iterator[
         from engram.corpus.results.work_folder import is_resumable
 
         if folder is not None and not reads_stdin and is_resumable(folder):
-            kept = "Finished work is kept: continue with --resume, or start over with --overwrite."
-            out.note(kept)
+            out.note(WORK_IS_KEPT)
         elif folder is not None and isinstance(error, KeyboardInterrupt):
             out.note("Nothing is kept, since nothing resumable was finished: start over.")
         raise

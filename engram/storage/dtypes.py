@@ -95,7 +95,13 @@ def gguf_dtype_name(text: str) -> str:
     Raises:
         InputError: See `dtype_name`.
     """
-    return Q8_0 if text.strip().lower() == Q8_0 else dtype_name(text)
+    if text.strip().lower() == Q8_0:
+        return Q8_0
+    try:
+        return dtype_name(text)
+    except InputError as error:
+        names = ", ".join((*TABLE_DTYPES, f"{Q8_0} (in GGUF)"))
+        raise InputError(error.message, f"One of {names}.", value=text) from None
 
 
 def row_bytes(width: int, dtype: str) -> int:

@@ -25,8 +25,8 @@ def refuse_gguf(path: Path) -> None:
     """
     if is_gguf(path):
         raise InputError(
-            f"{path} is a GGUF file, which engram report, verify and lookup read; here a folder of "
-            "transformers or a safetensors file is needed.",
+            f"{path} is a GGUF file, which engram report, verify, lookup and convert read; here a "
+            "folder of transformers or a safetensors file is needed.",
             "Give the checkpoint that it was converted from, such as its hub id "
             "(organisation/name).",
             path=str(path),

@@ -274,6 +274,12 @@ def place_beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.unfinished")
 
 
+def can_be_continued(target: Path) -> bool:
+    """Whether a run that was interrupted left results that another can continue."""
+    hidden = place_beside(target.resolve())
+    return staging.is_stage(hidden) and _is_begun(hidden)
+
+
 def _is_begun(hidden: Path) -> bool:
     """Whether anything is noted, so that a run can be continued."""
     return len(_lines(hidden)) > 1

@@ -29,6 +29,7 @@ from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import EngramError, UsageError
 from engram.layouts.gguf_dialects import WRITTEN_DIALECTS
+from engram.storage.dtypes import Q8_0, gguf_dtype_name
 from engram.storage.file_names import refuse_empty
 from engram.storage.files import Progress
 from engram.storage.folders import check_folder, demand_apart
@@ -155,6 +156,12 @@ def convert(
         else:
             made.write(overwrite=overwrite, resume=resume, progress=progress)
         return Converted(str(source), made, not dry_run)
+    if dtype is not None and gguf_dtype_name(dtype) == Q8_0:
+        raise UsageError(
+            f"Tables in {Q8_0} are for GGUF alone, and --to is {to}.",
+            f"Use --to {' or '.join(WRITTEN_DIALECTS)}, or another dtype.",
+            dtype=dtype,
+        )
     dtype = memory.stored_config.stored_dtype(asked=dtype).name
     made = _to_folder(memory, output, to, dtype, base, own, link, trust_remote_code)
     if dry_run:

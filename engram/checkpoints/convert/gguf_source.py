@@ -18,7 +18,7 @@ from engram.checkpoints.gguf.gguf_memory import GgufMemory
 from engram.checkpoints.gguf.gguf_stored import GgufStored, gguf_stored
 from engram.checkpoints.read.memory_tensors import parameter_shapes
 from engram.config.engram_config import EngramConfig
-from engram.errors import MissingFileError
+from engram.errors import MismatchError, MissingFileError
 from engram.storage.dtypes import FP8_SCALE_BLOCK
 from engram.storage.gguf_headers import GgufTensor
 from engram.tensor_names import TABLE
@@ -60,7 +60,15 @@ class GgufSource:
         Raises:
             MismatchError: They are not.
         """
-        check_config(self.addresses, self.stored_config, self.name)
+        try:
+            check_config(self.addresses, self.stored_config, self.name)
+        except MismatchError as error:
+            raise MismatchError(
+                error.message,
+                f"See what is wrong: engram verify {self.name}; engram convert {self.name} "
+                "--repair -o OUTPUT mends what metadata can.",
+                **error.details,
+            ) from None
         if tokenizer is not None and self.addresses.map_sha256 is not None:
             check_tokenizer(self.addresses, tokenizer)
         return self.addresses

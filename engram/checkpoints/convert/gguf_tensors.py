@@ -70,6 +70,7 @@ def gguf_tensors(
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     place = (layer_id, part, names[0])
     if encoding in _FP8_ROWS:
+        row_bytes(encoding, tensor.width)  # which refuses rows of other widths
         read = partial(_fp8_rows, tensor, record, place)
         width, scales = tensor.width, tensor.width // FP8_SCALE_BLOCK
         if encoding == ROW264:

@@ -69,6 +69,15 @@ def _of_compressed_ids(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> 
             path=memory.name,
             compressed_vocab_size=vocab_size,
         )
+    tokens = memory.vocab_size or 0
+    if len(token_map) < tokens:
+        raise MismatchError(
+            f"{memory.name}: the token map has {len(token_map):,} entries for {tokens:,} tokens.",
+            f"See what is wrong: engram verify {memory.name}",
+            path=memory.name,
+            entries=len(token_map),
+            tokens=tokens,
+        )
     pad = memory.integer("pad_id")
     bound = len(token_map) if memory.dialect.pad_is_raw else vocab_size
     if pad is None:

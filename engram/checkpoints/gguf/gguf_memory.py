@@ -275,10 +275,10 @@ class GgufMemory:
 
 
 def holds_gguf(path: Path) -> bool:
-    """Whether a path is a GGUF file, or a folder of such without safetensors files."""
+    """Whether a path is a GGUF file, if only by name, or a folder of such without safetensors."""
     if path.is_dir():
         return any(path.glob("*.gguf")) and not any(path.glob("*.safetensors"))
-    return is_gguf(path)
+    return is_gguf(path) or (path.suffix == ".gguf" and path.is_file())
 
 
 def open_gguf(place: Path | HubGguf) -> GgufMemory:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from functools import partial
 
 import gguf
 import numpy as np
@@ -19,9 +20,11 @@ from engram.errors import DoesNotFitError, InputError, LayoutError, MismatchErro
 from engram.nn.quantised import quantise_fp8_blocks
 from engram.storage import unfinished
 from engram.storage.gguf_headers import read_gguf
+from engram.storage.gguf_writer import NewTensor, NewValue, header_of, padded_chunks
+from support.cli import run as cli
 from support.converted import equal, memory_of, run
 from support.gguf_files import Array
-from support.gguf_memories import write_memory
+from support.gguf_memories import write_filled, write_memory
 from support.layouts import random_memory
 from support.paths import BPE
 
@@ -393,3 +396,66 @@ def test_an_output_that_is_a_link_stays_one(attached, tmp_path):
 def test_options_without_a_meaning_are_refused(attached, option, tmp_path):
     with pytest.raises(UsageError, match="no meaning"):
         convert(attached, tmp_path / "x.gguf", "gguf_llama", **{option: True})
+
+
+def test_rows_of_another_width_than_an_encoding_has_are_refused(folders, tmp_path):
+    convert(folders["deepseek_v41"], tmp_path / "fp8", dtype="fp8")
+    with pytest.raises(LayoutError, match="cannot be stored as e4m3_e8m0_32_row264"):
+        convert(tmp_path / "fp8", tmp_path / "x.gguf", "gguf_ds4", tokenizer=BPE)
+
+
+def test_a_token_map_that_was_cut_is_refused(attached, tmp_path):
+    convert(attached, tmp_path / "l.gguf", "gguf_llama")
+    content = read_gguf(tmp_path / "l.gguf")
+    values = dict(content.values)
+    numbers = values["deepseek41.engram.token_map"].numbers().tolist()
+    cut = max(at for at, number in enumerate(numbers) if number == max(numbers)) + 1
+    values["deepseek41.engram.token_map"] = NewValue("int32", numbers[: cut - 1])
+    tensors = [
+        NewTensor(it.name, it.dims, it.type_id, [partial(it.read, 0, it.data_bytes)])
+        for it in content.tensors.values()
+    ]
+    parts = [header_of(values, tensors, 32), *(make() for make in padded_chunks(tensors, 32))]
+    (tmp_path / "cut.gguf").write_bytes(b"".join(parts))
+    for read in (
+        lambda: convert(tmp_path / "cut.gguf", tmp_path / "x.gguf", "gguf_tarruda"),
+        lambda: look_up(tmp_path / "cut.gguf", TEXT, tokenizer=BPE),
+    ):
+        with pytest.raises(MismatchError, match="token map has"):
+            read()
+
+
+def test_constants_that_no_rule_gives_are_refused_with_the_repair(tmp_path):
+    write_filled(tmp_path / "l.gguf", "gguf_llama", multipliers=[1, 3, 5, 7, 9, 11, 13, 15])
+    with pytest.raises(MismatchError) as error:
+        convert(tmp_path / "l.gguf", tmp_path / "x.gguf", "gguf_ds4")
+    assert "--repair" in error.value.hint
+
+
+def test_the_command_says_how_to_continue(attached, tmp_path, monkeypatch):
+    monkeypatch.setattr("engram.checkpoints.convert.gguf_tensors._CHUNK_VALUES", 2**13)
+    monkeypatch.setattr(unfinished, "SYNC_BYTES", 20_000)
+    write, steps = unfinished.Place.write, []
+
+    def stop(self, name, start, makers, step, digest=None):
+        def counted(size):
+            steps.append(size)
+            if len(steps) == 12:
+                raise KeyboardInterrupt
+            step(size)
+
+        write(self, name, start, makers, counted, digest)
+
+    words = ("convert", attached, "-o", tmp_path / "x.gguf", "--to", "gguf_llama")
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished.Place, "write", stop)
+        code, _, err = cli(*words, "--dtype", "q8_0")
+    assert code == 130
+    assert "continue with --resume" in err
+    code, out, err = cli(*words, "--dtype", "q8_0", "--resume", "--json")
+    assert code == 0, err
+    assert json.loads(out)["dtype"] == "Q8_0"
+    code, out, err = cli("convert", attached, "-o", tmp_path / "y", "--dtype", "q8_0")
+    assert (code, "GGUF alone" in err) == (2, True)
+    code, out, err = cli(*words[:-1], "gguf_llama", "--dtype", "q4_0")
+    assert (code, "q8_0" in err) == (2, True)
