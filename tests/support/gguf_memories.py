@@ -41,7 +41,7 @@ _TOKENS = "tokenizer.ggml.tokens"
 _TEMPLATES = {"deepseek_v41": "deepseek-v4.1-flash", "qwen_ple": "qwen3.8-flash-next"}
 _V41_DIMS = {"q_weight": (5120, 4), "k_weight": (5120, 4), "wkv.weight": (6144, 25600)}
 # Of a hidden size of 32, four streams and three orders of two heads.
-_SMALL_DIMS = {"wkv.weight": (1536, 160)}
+_SMALL_DIMS = {"wkv.weight": (1536, 160), "conv1d.weight": (4, 32)}
 _PLE_DIMS = {
     "key_proj.weight": (2560, 10240),
     "value_proj.weight": (2560, 2560),

@@ -31,6 +31,8 @@ _BEYOND_METADATA = (
     *("PARTIAL_BLOCK", "NESTED_ARRAY", "NOT_UTF8", "SPLIT_NAME", "TENSOR_MISSING", "ROW_TYPE"),
     *("ENCODING_UNKNOWN", "SIZES_FIXED"),
 )
+# Facts that are ids, by the codes of their faults: they are judged by other constants.
+_OF_IDS = {"EOS_WRONG": "eos_token_id", "PAD_SPACE": "pad_id"}
 _TOLD = 8  # faults that a message names
 
 
@@ -89,7 +91,7 @@ def repair_gguf(
     refuse_empty(path, "the GGUF file")
     output = Path(output)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
-    memory = open_gguf(Path(path))
+    was = memory = open_gguf(Path(path))
     dialect = memory.dialect if engine is None else _dialect_of(engine, memory)
     faults = faults_of(memory, engine)
     cut = [fault for fault in faults if fault.code == "HALF_DONE"]
@@ -109,7 +111,10 @@ def repair_gguf(
     files = tuple(_file(part, link, len(parts)) for part in parts)
     result = done(dialect.name, changes=changes(memory, parts), files=files, written=not dry_run)
     check_output(memory, result, parts, overwrite)
-    _demand_whole(plan, parts, output, engine, {fault.code for fault in faults})
+    planned = _demand_whole(plan, parts, output, engine, {fault.code for fault in faults})
+    result = replace(
+        result, mended=tuple(it for it in result.mended if _is_mended(it, was, planned))
+    )
     if not dry_run:
         write_repaired(result, parts, overwrite, progress)
     return result
@@ -203,8 +208,11 @@ def _demand_whole(
     output: Path,
     engine: str | None,
     known: Collection[str],
-) -> None:
+) -> GgufMemory:
     """Judge the files as they will be; told are faults that the source has, too, if there are any.
+
+    Returns:
+        The memory that they will hold, without faults.
 
     Raises:
         NoError: They have faults.
@@ -214,6 +222,13 @@ def _demand_whole(
     planned = memory_of(files, name) or GgufMemory(name, files, plan.dialect)
     if left := faults_of(planned, engine):
         raise _beyond(plan.memory, [it for it in left if it.code in known] or left)
+    return planned
+
+
+def _is_mended(fault: Fault, was: GgufMemory, planned: GgufMemory) -> bool:
+    """Whether a change is behind a fault that is gone: an id that stays was not wrong."""
+    fact = _OF_IDS.get(fault.code)
+    return fact is None or was.integer(fact) != planned.integer(fact)
 
 
 def _file(part: NewPart, link: bool, count: int) -> RepairedFile:

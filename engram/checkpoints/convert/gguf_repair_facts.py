@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 
 from engram.addressing.addresses import Addresses, TokenMap, map_digest
-from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes, stored_rows
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.gguf.constant_faults import config_like
-from engram.checkpoints.gguf.file_faults import RELEASES
-from engram.checkpoints.gguf.gguf_addresses import read_numbers, whole_numbers
+from engram.checkpoints.gguf.gguf_addresses import whole_numbers
 from engram.checkpoints.gguf.gguf_facts import memory_facts
 from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory
+from engram.checkpoints.gguf.gguf_release import RELEASES, is_of_release, stated_numbers
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_template
-from engram.errors import EngramError, MismatchError
+from engram.errors import MismatchError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
 
@@ -96,41 +95,39 @@ class RightFacts:
         Raises:
             MismatchError: See `token_map`.
         """
-        release = self._release
         facts: dict[str, Any] = {"present": True}
         if (encoding := self._encoding()) is not None:
             facts["encoding"] = encoding
         config, token_map = self.config, self.token_map
         if config is not None and (token_map is not None or self.memory.layout.hashes == "raw"):
             pad = None if token_map is None else self._pad(token_map)
+            any_pad = 0 if pad is None else pad  # nothing but `pad_id` follows from it
             facts |= memory_facts(
-                Addresses.from_config(self._with_own_vocab(config), token_map, pad),
-                row_width=self._row_width(),
-                kernel_size=release.kernel_size,
+                Addresses.from_config(self._with_own_vocab(config), token_map, any_pad),
+                row_width=0,
+                kernel_size=0,
                 size_base=config.rows_per_head[0],
             )
-            if self.dialect.pad_is_raw and pad is not None:
+            if pad is None:  # only its own file knows it
+                facts.pop("pad_id", None)
+            elif self.dialect.pad_is_raw:
                 facts["pad_id"] = pad
-            if self._is_of_another_model:  # only its own file knows the token
-                facts.pop("eos_token_id")
+            if not self._is_released:  # likewise
+                facts.pop("eos_token_id", None)
+        facts |= {"row_width": self._row_width(), "kernel_size": self._taps()}
         facts["layer_ids"] = list(self.layer_ids)
         if not self._knows_layers:
             del facts["layer_ids"]
-        return facts
+        return {fact: value for fact, value in facts.items() if value is not None}
 
-    @property
-    def _is_of_another_model(self) -> bool:
-        """Whether token ids themselves are hashed, and they are of another vocabulary."""
-        own, config, release = self.memory.vocab_size, self.config, self._release
-        if self.memory.layout.hashes != "raw" or config is None or own is None:
-            return False
-        drawn = [it for draw in multipliers(config, own).values() for it in draw]
-        is_other = drawn == self._numbers("multipliers") or _primes(config) != _primes(release)
-        return is_other and own != release.engram_vocab_size
+    @cached_property
+    def _is_released(self) -> bool:
+        return is_of_release(self.memory)
 
     def _with_own_vocab(self, config: EngramConfig) -> EngramConfig:
+        """The memory with the file's vocabulary, where token ids of another model are hashed."""
         own = self.memory.vocab_size
-        if not self._is_of_another_model or own is None:
+        if self._is_released or self.memory.layout.hashes != "raw" or own is None:
             return config
         return replace(config, engram_vocab_size=own, eos_id=0)
 
@@ -141,8 +138,7 @@ class RightFacts:
             fact: Its name.
             stated: Its value, a list or a single one.
         """
-        # Nothing tells taps of a convolution but the file, where it does.
-        if fact not in self.values or fact == "kernel_size":
+        if fact not in self.values:
             return True
         if fact == "rows" and self.config is not None:  # of the heads, or of the table
             reached = [sum(map(sum, heads)) for heads in head_primes(self.config).values()]
@@ -203,10 +199,7 @@ class RightFacts:
         return all((table.layer_id, table.rows) in rows.items() for table in memory.tables)
 
     def _numbers(self, fact: str) -> list[int] | None:
-        try:
-            return read_numbers(self.memory, fact)
-        except EngramError:
-            return None  # missing, or of another form: `verify` tells it
+        return stated_numbers(self.memory, fact)
 
     @property
     def _token_count(self) -> int | None:
@@ -261,20 +254,30 @@ class RightFacts:
         return found
 
     def _pad(self, token_map: TokenMap) -> int | None:
-        """Token id of the pad: the release's, or what is stated where it has no such token."""
+        """Token id of the pad: the release's, of another memory what is stated; None if unknown."""
         pad = self._release.pad_id
-        if isinstance(pad, int) and pad < len(token_map):
+        if self._is_released and isinstance(pad, int) and pad < len(token_map):
             return pad
         stated = self.memory.integer("pad_id")
-        if stated is None or self.memory.dialect.pad_is_raw:
-            return stated
+        if self.memory.dialect.pad_is_raw:
+            return stated if stated is not None and 0 <= stated < len(token_map) else None
         return next(iter(np.flatnonzero(token_map == stated).tolist()), None)
 
-    def _row_width(self) -> int:
-        """Values of a row, as its table has them."""
+    def _row_width(self) -> int | None:
+        """Values of a row, as its table has them; of the release, where it is."""
+        encoding = self._encoding()
+        if encoding is not None:
+            return ROW_ENCODINGS[encoding].block_values
         widths = [table.width for table in self.memory.tables if table.width is not None]
-        stated = self.memory.integer("row_width")
-        return next(iter(widths), stated or self._release.row_width)
+        released = self._release.row_width if self._is_released else None
+        return next(iter(widths), self.memory.integer("row_width") or released)
+
+    def _taps(self) -> int | None:
+        """Taps of the convolution, as its tensors have them; of the release, where it is."""
+        stated, released = self.memory.integer("kernel_size"), None
+        if self._is_released:
+            released = self._release.kernel_size
+        return self.memory.taps or stated or released
 
     def _encoding(self) -> str | None:
         """The encoding of rows that are plain bytes in one tensor; None where it is not known."""

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from engram.addressing.addresses import map_digest
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
-from engram.checkpoints.gguf.file_faults import RELEASES, Fault
-from engram.checkpoints.gguf.gguf_addresses import read_numbers, whole_numbers
+from engram.checkpoints.gguf.file_faults import Fault
+from engram.checkpoints.gguf.gguf_addresses import whole_numbers
 from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory
+from engram.checkpoints.gguf.gguf_release import RELEASES, is_of_release, stated_numbers
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_template
-from engram.errors import ConfigError, EngramError, LayoutError
+from engram.errors import ConfigError, LayoutError
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +140,20 @@ class ConstantJudge:
 
     def pad(self) -> Iterator[Fault]:
         """Id of the pad, in the space that the dialect has it in."""
-        stated, token_map, release = self.memory.integer("pad_id"), self._token_map(), self._release
-        raw = release.pad_id
-        if stated is None or token_map is None or not isinstance(raw, int) or raw >= len(token_map):
+        stated, token_map, raw = (
+            self.memory.integer("pad_id"),
+            self._token_map(),
+            self._release.pad_id,
+        )
+        if stated is None or token_map is None:
             return
-        mapped, is_raw = int(token_map[raw]), self.memory.dialect.pad_is_raw
+        is_raw = self.memory.dialect.pad_is_raw
+        if not isinstance(raw, int) or raw >= len(token_map) or not is_of_release(self.memory):
+            yield from self._pad_range(
+                stated, len(token_map) if is_raw else int(token_map.max()) + 1
+            )
+            return
+        mapped = int(token_map[raw])
         right, other = (raw, mapped) if is_raw else (mapped, raw)
         if stated != right:
             space = "token ids" if is_raw else "compressed ids"
@@ -153,10 +163,29 @@ class ConstantJudge:
                 f"Write {right}.",
             )
 
+    def _pad_range(self, stated: int, count: int) -> Iterator[Fault]:
+        """All that tells of the pad of another memory than the released one."""
+        if not 0 <= stated < count:
+            yield Fault(
+                "CONST_WRONG",
+                f"the pad is stated as {stated}, and ids are 0..{count - 1:,}",
+                "Write the pad that the memory was trained with.",
+            )
+
+    def kernel(self) -> Iterator[Fault]:
+        """Taps of the convolution, against its tensors."""
+        stated, taps = self.memory.integer("kernel_size"), self.memory.taps
+        if stated is not None and taps is not None and stated != taps:
+            yield Fault(
+                "CONST_WRONG",
+                f"{stated} taps of the convolution are stated, and its tensor has {taps}",
+                f"Write {taps}.",
+            )
+
     def end(self) -> Iterator[Fault]:
         """Id of the token that ends documents."""
         stated, right = self.memory.integer("eos_token_id"), self._release.eos_id
-        if stated is not None and stated != right and not self._is_of_another_model():
+        if stated is not None and stated != right and is_of_release(self.memory):
             yield Fault(
                 "EOS_WRONG",
                 f"token {stated} ends documents, in the release it is {right}",
@@ -168,10 +197,7 @@ class ConstantJudge:
         return load_template(RELEASES[self.memory.layout.name])
 
     def _numbers(self, fact: str) -> list[int] | None:
-        try:
-            return read_numbers(self.memory, fact)
-        except EngramError:
-            return None  # told by `present` or `types`, and by the check as not done
+        return stated_numbers(self.memory, fact)
 
     def _token_map(self) -> NDArray[np.int64] | None:
         numbers = self._numbers("token_map")
@@ -185,15 +211,6 @@ class ConstantJudge:
         stated, token_map = self.memory.integer("compressed_vocab_size"), self._token_map()
         size = stated if stated or token_map is None else int(token_map.max()) + 1
         return [size] if size and size > 0 else []
-
-    def _is_of_another_model(self) -> bool:
-        """Whether the multipliers are those of another vocabulary than the release's."""
-        found, config = self._numbers("multipliers"), self._config()
-        if found is None or config is None:
-            return False
-        release, *others = self._vocab_sizes()
-        is_other = any(found == _drawn(config, size) for size in others)
-        return is_other and found != _drawn(config, release)
 
     def _config(self) -> EngramConfig | None:
         """Describe the memory by what the file states; None where it does not state enough."""

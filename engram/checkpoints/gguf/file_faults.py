@@ -12,14 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable
+from engram.checkpoints.gguf.gguf_release import RELEASES, is_of_release
 from engram.checkpoints.gguf.gguf_rows import GgufRows, telling_rows
 from engram.errors import CorruptFileError, LayoutError
 from engram.layouts.gguf_dialects import DIALECTS
 from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
 from engram.units import listed
 
-# Releases by layout, whose pad, end and seed their configs state.
-RELEASES = {"deepseek_v41": "deepseek-v4.1-flash", "qwen_ple": "qwen3.8-flash-next"}
 _NAMED = 4
 
 
@@ -75,12 +74,13 @@ class FileJudge:
             fact.name if fact.is_tensor else f"{prefix}.{fact.name} ({fact.kinds[0]})"
             for fact in missing.values()
         ]
-        source = RELEASES[self.memory.layout.name]
-        yield Fault(
-            "CONST_MISSING",
-            f"it lacks {', '.join(names)}",
-            f"Write them into the file; engram constants {source} -o FOLDER has the values.",
-        )
+        repair = "Write those that the memory was trained with into the file."
+        if is_of_release(self.memory):
+            source = RELEASES[self.memory.layout.name]
+            repair = (
+                f"Write them into the file; engram constants {source} -o FOLDER has the values."
+            )
+        yield Fault("CONST_MISSING", f"it lacks {', '.join(names)}", repair)
 
     def types(self) -> Iterator[Fault]:
         """Element types, and lists in place of numbers, that the dialect's loaders do not take."""
@@ -180,6 +180,19 @@ class FileJudge:
                     f"{table.values.name}: rows of {table.encoding} have {known.block_bytes} "
                     f"bytes, these {bytes_of_row}",
                     "State the encoding that the rows have.",
+                )
+        yield from self.widths()
+
+    def widths(self) -> Iterator[Fault]:
+        """The width that is stated, against that of the rows."""
+        stated = self.memory.integer("row_width")
+        for table in self.memory.tables:
+            if None not in (stated, table.width) and table.width != stated:
+                yield Fault(
+                    "ENCODING_WIDTH",
+                    f"rows of {table.values.name} have {table.width} values, and {stated} are "
+                    "stated",
+                    "State the width that the rows have.",
                 )
 
     def samples(self) -> Iterator[Fault]:

@@ -22,6 +22,7 @@ _ARCHITECTURE = "general.architecture"
 TOKENS = "tokenizer.ggml.tokens"
 # Plain bytes: the width of a row in values does not follow from that of the tensor.
 _BYTES = "I8"
+_CONV = "conv1d.weight"
 _TWO_TENSORS = "e4m3_e8m0_32"
 
 
@@ -240,6 +241,13 @@ class GgufMemory:
             for layer_id, name in layers.items():
                 found.setdefault(layer_id, {})[part] = self.files.tensors[name]
         return dict(sorted(found.items()))
+
+    @cached_property
+    def taps(self) -> int | None:
+        """Taps of the convolution, as its tensors have them; None where they do not tell."""
+        dims = [parts[_CONV].dims for parts in self.weights.values() if _CONV in parts]
+        found = {it[0] if len(it) > 1 else 1 for it in dims}  # axes of size 1 are not stored
+        return found.pop() if len(found) == 1 else None
 
     @cached_property
     def orders(self) -> int | None:

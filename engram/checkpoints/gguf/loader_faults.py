@@ -103,13 +103,7 @@ class LoaderJudge:
             elif self.dialect.scales is not None and table.scales is None:
                 scales = self.dialect.scales.replace("{layer}", str(table.layer_id))
                 yield Fault("TENSOR_MISSING", f"it lacks {scales}", "Convert the checkpoint again.")
-            width = self.memory.integer("row_width")
-            if not table.is_bytes and width is not None and table.width != width:
-                yield Fault(
-                    "ENCODING_WIDTH",
-                    f"rows of {values.name} have {table.width} values, and {width} are stated",
-                    "State the width that the rows have.",
-                )
+        yield from FileJudge(self.memory).widths()
 
     def _moves_the_pad(self) -> bool:
         """Whether the pad is read in another space than it is stated in, as another id."""

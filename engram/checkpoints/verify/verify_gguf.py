@@ -48,8 +48,9 @@ _OF_CONSTANTS: dict[str, tuple[Callable[[ConstantJudge], Iterator[Fault]], str, 
         "token_map",
         "every token has an entry, and every id is used",
     ),
-    "pad": (ConstantJudge.pad, "pad_id", "the release's, in the space of the dialect"),
-    "end": (ConstantJudge.end, "eos_token_id", "the release's"),
+    "pad": (ConstantJudge.pad, "pad_id", "the release's, in the space of the dialect; or an id"),
+    "end": (ConstantJudge.end, "eos_token_id", "the release's, if the memory is"),
+    "kernel": (ConstantJudge.kernel, "kernel_size", "as many taps as the convolution has"),
 }
 # Faults with which engines that refuse nothing run without the memory, or without a part of it.
 _OFF = ("CONST_MISSING", "LAYERS_INCOMPLETE", "NAME_MISMATCH", "PREFIX_WRONG")

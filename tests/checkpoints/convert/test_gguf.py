@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from engram import look_up
 from engram.checkpoints.convert.convert import convert
+from engram.checkpoints.convert.gguf_repair import repair_gguf
 from engram.checkpoints.verify.verify import verify
 from engram.errors import DoesNotFitError, InputError, LayoutError, MismatchError, UsageError
 from engram.nn.quantised import quantise_fp8_blocks
@@ -143,6 +144,15 @@ def test_our_own_memory_is_looked_up_alike_in_family_l(attached, dtype, tmp_path
     for one, other in zip(ours, theirs, strict=True):
         norms = [[head["row_norm"] for head in layer.pop("ngrams", [])] for layer in (one, other)]
         assert norms[0] == pytest.approx(norms[1], rel=0.02)
+
+
+@pytest.mark.parametrize("pad", [0, 1, 5])
+def test_a_pad_of_our_own_stays_through_verify_and_repair(base, pad, tmp_path):
+    changes = {"n_embed_per_ngram": 512, "n_head_per_ngram": 2, "table_dtype": None}
+    random_memory(base, tmp_path / "attached", "deepseek_v41", pad_id=pad, **changes)
+    run(tmp_path / "attached", tmp_path / "l.gguf", "gguf_llama")
+    _demand_right(tmp_path / "l.gguf", tokenizer=BPE, engine="llama.cpp")
+    assert not repair_gguf(tmp_path / "l.gguf", tmp_path / "mended.gguf").mended
 
 
 def test_a_memory_of_qwen_and_back(folders, base, tmp_path):

@@ -75,7 +75,7 @@ def test_token_maps_and_all_that_follows_from_them(name, tmp_path):
     right, source, output = (tmp_path / f"{it}.gguf" for it in ("right", "source", "output"))
     addresses = small_memory(right, name)
     assert codes(right) == set()
-    lost = [it for it in BY_NAME[name].facts if it in ("token_map", "multipliers", "pad_id")]
+    lost = [it for it in BY_NAME[name].facts if it in ("token_map", "multipliers")]
     if name == "gguf_ds4":  # of other sizes than the release's, their number tells the orders
         lost.remove("multipliers")
     if "compressed_vocab_size" in BY_NAME[name].facts:
@@ -391,6 +391,68 @@ def test_a_memory_of_another_vocabulary_keeps_what_is_its_own(tmp_path):
     small_memory(source, "gguf_qwen4exp", without=("eos_token_id",))
     error = refused(tmp_path, NoError, source)
     assert error.details["codes"] == ["CONST_MISSING"]
+
+
+def test_faults_whose_ids_stay_were_not_mended(tmp_path):
+    """The end and the pad of another model than the release are its own."""
+    source, output = tmp_path / "source.gguf", tmp_path / "output.gguf"
+    small_memory(source, "gguf_qwen4exp", without=("multipliers",), kept={"eos_token_id": 7})
+    assert codes(source) == {"CONST_MISSING", "SILENT_OFF"}
+    result = repair_gguf(source, output)
+    assert [fault.code for fault in result.mended] == ["CONST_MISSING"]
+    assert open_gguf(output).integer("eos_token_id") == 7
+    # Whether the pad moves cannot be told without a token map; with it, the id is the same.
+    addresses = small_memory(source, "gguf_llama", without=("token_map",))
+    assert addresses.token_map[2] == 2
+    assert "PAD_SPACE" in codes(source, engine="buckets")
+    result = repair_gguf(source, output, tokenizer=BPE, engine="buckets", overwrite=True)
+    assert "PAD_SPACE" not in {fault.code for fault in result.mended}
+    assert open_gguf(output).integer("pad_id") == 2
+
+
+@pytest.mark.parametrize("name", [it for it in COMPRESSED if BY_NAME[it].table is not None])
+def test_pads_of_other_memories_than_the_release_stay(name, tmp_path):
+    source, output = tmp_path / "source.gguf", tmp_path / "output.gguf"
+    for pad in (0, 1, 5):
+        small_memory(source, name, kept={"pad_id": pad}, prefix="deepseek40")
+        assert codes(source) == {"PREFIX_WRONG", "SILENT_OFF"}
+        repair_gguf(source, output, overwrite=True)
+        assert open_gguf(output).integer("pad_id") == pad
+        assert codes(output) == set()
+    small_memory(source, name, kept={"pad_id": 2**20})
+    assert codes(source) == {"CONST_WRONG"}
+    assert refused(tmp_path, NoError, source).details["codes"] == ["CONST_WRONG"]
+    # Nothing tells a pad that is not stated.
+    small_memory(source, name, without=("pad_id",))
+    assert codes(source) == {"CONST_MISSING", "SILENT_OFF"}
+    error = refused(tmp_path, NoError, source)
+    assert error.details["codes"] == ["CONST_MISSING"]
+    assert "deepseek-v4.1-flash" not in error.message
+
+
+@pytest.mark.parametrize("engine", ["buckets", "llama.cpp"])
+def test_pads_of_other_memories_move_to_the_space_of_the_engine(engine, tmp_path):
+    source, output = tmp_path / "source.gguf", tmp_path / "output.gguf"
+    is_raw = engine == "llama.cpp"
+    name = "gguf_buckets" if is_raw else "gguf_llama"
+    token_map = small_memory(source, name).token_map.tolist()
+    moved = next(id for id, it in enumerate(token_map) if id != it and token_map.index(it) == id)
+    spaces = (moved, token_map[moved]) if is_raw else (token_map[moved], moved)
+    small_memory(source, name, kept={"pad_id": spaces[0]})
+    repair_gguf(source, output, engine=engine)
+    assert open_gguf(output).integer("pad_id") == spaces[1]
+
+
+@pytest.mark.parametrize("fault", [{"without": ("kernel_size",)}, {"kept": {"kernel_size": 4}}])
+def test_taps_are_those_of_the_convolution(fault, tmp_path, monkeypatch):
+    from support import gguf_memories
+
+    monkeypatch.setitem(gguf_memories._PLE_DIMS, "conv1d.weight", (6, 10240))
+    source, output = tmp_path / "source.gguf", tmp_path / "output.gguf"
+    write_memory(source, "gguf_qwen4exp", **fault)
+    repair_gguf(source, output)
+    assert open_gguf(output).integer("kernel_size") == 6
+    assert codes(output) == set()
 
 
 @pytest.mark.real

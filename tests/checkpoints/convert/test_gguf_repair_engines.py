@@ -113,7 +113,7 @@ def _base(prefix):
 def test_widths_that_are_stated(tmp_path):
     source, output = tmp_path / "source.gguf", tmp_path / "output.gguf"
     write_memory(source, "gguf_llama", changed={"row_width": 128})
-    assert codes(source, engine="llama.cpp") == {"ENCODING_WIDTH"}
+    assert codes(source) == codes(source, engine="llama.cpp") == {"ENCODING_WIDTH"}
     repair_gguf(source, output, engine="llama.cpp")
     assert open_gguf(output).integer("row_width") == 256
     assert engram.verify(output, engine="llama.cpp").ok

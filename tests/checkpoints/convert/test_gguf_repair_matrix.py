@@ -153,6 +153,15 @@ def test_pads(name, tmp_path):
     mended(tmp_path, name, {"TYPE_WRONG"}, kept={"pad_id": [2]})
 
 
+def test_taps_of_the_convolution(tmp_path):
+    mended(tmp_path, "gguf_qwen4exp", {"CONST_WRONG"}, changed={"kernel_size": 3})
+
+
+@pytest.mark.parametrize("name", [it for it in having("row_width") if BY_NAME[it].table])
+def test_widths_of_rows(name, tmp_path):
+    mended(tmp_path, name, {"ENCODING_WIDTH"}, changed={"row_width": 128})
+
+
 def test_the_end_of_a_chat_turn(tmp_path):
     mended(tmp_path, "gguf_qwen4exp", {"EOS_WRONG"}, changed={"eos_token_id": 248046})
 

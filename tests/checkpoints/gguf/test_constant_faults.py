@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import engram
+from engram.addressing.addresses import map_digest
 from engram.checkpoints.gguf.gguf_memory import open_gguf
+from engram.layouts import LAYOUTS
 from support.gguf_faults import codes, facts_of, having
 from support.gguf_files import Array, Tensor
 from support.gguf_memories import BY_NAME, write_memory
@@ -86,6 +88,50 @@ def test_a_pad_of_the_other_space(name, tmp_path):
     for pad, expected in ((right, set()), (other, {"PAD_SPACE"}), (77, {"CONST_WRONG"})):
         write_memory(path, name, changed={"token_map": token_map, "pad_id": pad})
         assert codes(path) == expected
+
+
+@pytest.mark.parametrize("has_known_map", [True, False])
+def test_a_token_map_tells_the_release_where_no_rows_do(has_known_map, tmp_path, monkeypatch):
+    token_map = np.array(facts_of("gguf_hashkeys")["token_map"], np.int32)
+    if has_known_map:
+        known = LAYOUTS["deepseek_v41"].known_maps
+        monkeypatch.setitem(known, (len(token_map), 600), map_digest(token_map))
+    path, changed = tmp_path / "model.gguf", {"pad_id": 77}
+    write_memory(path, "gguf_hashkeys", without=("primes", "rows"), changed=changed)
+    assert ("CONST_WRONG" in codes(path)) is has_known_map
+
+
+@pytest.mark.parametrize("pad", [0, 1, 5, 599])
+def test_pads_of_other_rows_than_the_releases_are_judged_by_their_range(pad, tmp_path):
+    path = tmp_path / "model.gguf"
+    rows = [it + 1 for it in facts_of("gguf_llama")["rows"]]
+    write_memory(path, "gguf_llama", changed={"rows": rows, "pad_id": pad})
+    assert codes(path) == {"ROW_RANGE"}
+    write_memory(path, "gguf_llama", changed={"rows": rows, "pad_id": 600})
+    assert codes(path) == {"ROW_RANGE", "CONST_WRONG"}
+
+
+def test_the_end_of_a_model_of_its_own_vocabulary(tmp_path):
+    from engram.addressing.multipliers import multipliers
+    from engram.config.templates import load_template
+
+    path = tmp_path / "model.gguf"
+    (own,) = multipliers(load_template("qwen3.8-flash-next"), 1000).values()
+    tokens = {"tokenizer.ggml.tokens": Array("string", ["t"] * 1000)}
+    changed = {"multipliers": list(own), "eos_token_id": 7}
+    write_memory(path, "gguf_qwen4exp", values=tokens, changed=changed)
+    assert codes(path) == set()
+    write_memory(path, "gguf_qwen4exp", values=tokens, changed={"eos_token_id": 7})
+    assert codes(path) == {"EOS_WRONG"}
+
+
+def test_taps_and_widths_that_tensors_do_not_have(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_memory(path, "gguf_qwen4exp", changed={"kernel_size": 3})
+    assert codes(path) == {"CONST_WRONG"}
+    for name in ("gguf_llama", "gguf_tarruda", "gguf_qwen4exp"):
+        write_memory(path, name, changed={"row_width": 128})
+        assert codes(path) == {"ENCODING_WIDTH"}
 
 
 def test_the_end_of_a_chat_turn_in_place_of_the_end_of_text(tmp_path):
