@@ -62,7 +62,12 @@ def _show(done: Repaired) -> Shown:
         left=("fault", "what was wrong"),
     )
     yield Table(
-        [(change.action, change.name, change.detail) for change in done.changes],
+        [
+            (it.action, it.detail, it.name)
+            if it.action == "renamed"
+            else (it.action, it.name, it.detail)
+            for it in done.changes
+        ],
         ("change", "key or tensor", "as"),
         left=("change", "key or tensor", "as"),
     )

@@ -98,6 +98,8 @@ def repair_gguf(
     if hidden := [*cut, *_overlaps(memory), *_lost_tables(memory, dialect)]:
         raise _beyond(memory, hidden)
     done = partial(Repaired, str(path), output, engine=engine, mended=tuple(dict.fromkeys(faults)))
+    if not faults and own is not None:  # which may be another than the file's
+        _ = RightFacts(memory, dialect, own).token_map
     if not faults and not (first_shard and has_weights_first(memory)):
         return done(dialect.name, changes=(), files=(), written=False)
     if {"NAME_MISMATCH", "CONST_MISSING"} & {fault.code for fault in faults}:

@@ -13,10 +13,10 @@ from engram.addressing.addresses import Addresses, TokenMap, map_digest
 from engram.addressing.primes import head_primes, stored_rows
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.addressing.vocabulary import compressed_map
-from engram.checkpoints.gguf.constant_faults import config_like
+from engram.checkpoints.gguf.constant_faults import config_like, drawn, kind_of
 from engram.checkpoints.gguf.gguf_addresses import whole_numbers
 from engram.checkpoints.gguf.gguf_facts import memory_facts
-from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory
+from engram.checkpoints.gguf.gguf_memory import GgufMemory
 from engram.checkpoints.gguf.gguf_release import RELEASES, is_of_release, stated_numbers
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_template
@@ -203,8 +203,7 @@ class RightFacts:
 
     @property
     def _token_count(self) -> int | None:
-        tokens = self.memory.files.values.get(TOKENS)
-        return None if tokens is None else tokens.count
+        return self.memory.vocab_size
 
     def _own_map(self) -> TokenMap | None:
         """The token map of the file; None where it is missing or not of this vocabulary."""
@@ -216,6 +215,8 @@ class RightFacts:
         if used[0] != 0 or used[-1] != len(used) - 1:
             return None
         token_map = wide.astype(np.int32)
+        if not self._is_as_large_as_drawn_for(len(used)):
+            return None
         known = self.memory.layout.known_maps.get((len(token_map), len(used)))
         if known not in (None, map_digest(token_map)):
             return None
@@ -223,6 +224,13 @@ class RightFacts:
         # the rows.
         draws = self._numbers("multipliers") is None
         return None if draws and self._is_of_no_release(token_map) else token_map
+
+    def _is_as_large_as_drawn_for(self, size: int) -> bool:
+        """Whether nothing tells that a token map has another size than the multipliers are for."""
+        stated, factors = self.memory.integer("compressed_vocab_size"), self._numbers("multipliers")
+        if stated in (None, size) or factors is None or self.config is None:
+            return True
+        return factors != drawn(self.config, stated)
 
     def _is_of_no_release(self, token_map: TokenMap) -> bool:
         """Whether the memory is the released one, and a token map is not."""
@@ -244,6 +252,7 @@ class RightFacts:
                 expected_ids=count,
             )
         found = found[:count]
+        self._demand_drawn_for(tokenizer, int(found.max()) + 1)
         if self._is_of_no_release(found):
             raise MismatchError(
                 f"{tokenizer.name}: its {count:,} ids compress to {int(found.max()) + 1:,}, in "
@@ -252,6 +261,26 @@ class RightFacts:
                 map_sha256=map_digest(found),
             )
         return found
+
+    def _demand_drawn_for(self, tokenizer: TokenizerFile, size: int) -> None:
+        """Refuse a tokenizer that contradicts multipliers that nothing damaged.
+
+        Raises:
+            MismatchError: It does.
+        """
+        factors, config = self._numbers("multipliers"), self.config
+        if not factors or config is None:
+            return
+        right = drawn(config, size)
+        if factors == right or len(factors) != len(right):
+            return
+        if kind_of(factors, right, config, size) == "CONST_WRONG":
+            raise MismatchError(
+                f"{tokenizer.name}: its ids compress to {size:,}, and the multipliers in "
+                f"{self.memory.name} are not drawn for that many.",
+                "Give the model's own tokenizer.",
+                compressed_vocab_size=size,
+            )
 
     def _pad(self, token_map: TokenMap) -> int | None:
         """Token id of the pad: the release's, of another memory what is stated; None if unknown."""

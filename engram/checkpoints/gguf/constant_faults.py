@@ -13,7 +13,7 @@ from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
 from engram.checkpoints.gguf.file_faults import Fault
 from engram.checkpoints.gguf.gguf_addresses import whole_numbers
-from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory
+from engram.checkpoints.gguf.gguf_memory import GgufMemory
 from engram.checkpoints.gguf.gguf_release import RELEASES, is_of_release, stated_numbers
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_template
@@ -99,10 +99,10 @@ class ConstantJudge:
         sizes = self._vocab_sizes()
         if found is None or config is None or not sizes:
             return
-        if any(found == _drawn(config, size) for size in sizes):
+        if any(found == drawn(config, size) for size in sizes):
             return
-        right = _drawn(config, sizes[0])
-        yield Fault(_kind_of(found, right, config, sizes[0]), *_told(found, right))
+        right = drawn(config, sizes[0])
+        yield Fault(kind_of(found, right, config, sizes[0]), *_told(found, right))
 
     def token_map(self) -> Iterator[Fault]:
         """Length, range and digest of the token map."""
@@ -111,12 +111,11 @@ class ConstantJudge:
             return
         stated = self.memory.integer("compressed_vocab_size")
         size = int(token_map.max(initial=-1)) + 1 if stated is None else stated
-        tokens = self.memory.files.values.get(TOKENS)
-        if tokens is not None and tokens.count != len(token_map):
+        tokens = self.memory.vocab_size
+        if tokens is not None and tokens != len(token_map):
             yield Fault(
                 "MAP_LEN",
-                f"the token map has {len(token_map):,} entries, and the file {tokens.count:,} "
-                "tokens",
+                f"the token map has {len(token_map):,} entries, and the file {tokens:,} tokens",
                 "Write an entry for every token.",
             )
         used = np.unique(token_map)
@@ -217,7 +216,7 @@ class ConstantJudge:
         memory, primes, release = self.memory, self._numbers("primes"), self._release
         # The search for primes begins at the stated size; it may begin at the first of them.
         first = memory.integer("size_base") or (primes[0] if primes else None)
-        if not memory.tables and not memory.integer("size_base"):
+        if not memory.tables and memory.dialect.table is None and not memory.integer("size_base"):
             first = release.rows_per_head[0]  # nothing else tells where the primes begin
         if not (memory.columns and memory.layer_ids and first):
             return None
@@ -256,20 +255,28 @@ def config_like(
         return None
 
 
-def _drawn(config: EngramConfig, vocab_size: int) -> list[int]:
+def drawn(config: EngramConfig, vocab_size: int) -> list[int]:
+    """Draw the multipliers of all layers for a vocabulary."""
     return [factor for draw in multipliers(config, vocab_size).values() for factor in draw]
 
 
-def _kind_of(
+def kind_of(
     found: Sequence[int], right: Sequence[int], config: EngramConfig, vocab_size: int
 ) -> str:
-    """Name the way in which multipliers are wrong."""
+    """Name the way in which multipliers are wrong: CONST_WRONG where none is known.
+
+    Args:
+        found: Those that are stated.
+        right: Those that the layout's generator draws.
+        config: The memory.
+        vocab_size: Size of the vocabulary that is hashed.
+    """
     if all(abs(factor) < 2**32 for factor in found):
         return "INT32_MULT"
     if found == [int(np.float32(factor)) for factor in right]:
         return "FLOAT_CAST"
     unseeded = EngramConfig.from_dict({**config.to_dict(), "seed": 0})
-    if not config.rules.seed_is_fixed and found == _drawn(unseeded, vocab_size):
+    if not config.rules.seed_is_fixed and found == drawn(unseeded, vocab_size):
         return "SEED_DEFAULT"
     return "CONST_WRONG"
 

@@ -20,6 +20,8 @@ from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
 from engram.units import listed
 
 _NAMED = 4
+# Facts that are sizes, and so not zero.
+_SIZES = ("orders", "heads", "row_width", "compressed_vocab_size", "size_base", "kernel_size")
 
 
 class Fault(NamedTuple):
@@ -66,14 +68,23 @@ class FileJudge:
                 )
 
     def present(self) -> Iterator[Fault]:
-        """Constants that are missing."""
-        prefix, missing = self.memory.architecture, self.memory.missing
-        if not missing:
-            return
+        """Constants that are missing, lists without entries, and sizes of zero."""
+        memory, prefix = self.memory, self.memory.architecture
         names = [
             fact.name if fact.is_tensor else f"{prefix}.{fact.name} ({fact.kinds[0]})"
-            for fact in missing.values()
+            for fact in memory.missing.values()
         ]
+        stated = {fact: memory.value(fact) for fact in memory.dialect.facts}
+        names += [
+            f"entries of {value.key}"
+            for value in stated.values()
+            if value is not None and value.is_array and not value.count
+        ]
+        for fact, value in stated.items():
+            if value is not None and fact in _SIZES and memory.integer(fact) == 0:
+                yield Fault("CONST_WRONG", f"{value.key} is 0", "Write the size of the memory.")
+        if not names:
+            return
         repair = "Write those that the memory was trained with into the file."
         if is_of_release(self.memory):
             source = RELEASES[self.memory.layout.name]

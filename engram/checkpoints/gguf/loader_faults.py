@@ -10,6 +10,7 @@ from engram.checkpoints.gguf.gguf_addresses import read_numbers
 from engram.checkpoints.gguf.gguf_memory import GgufMemory
 from engram.errors import EngramError
 from engram.layouts.gguf_dialect import GgufDialect
+from engram.layouts.gguf_dialects import WRITTEN_DIALECTS
 from engram.storage.gguf_values import GgufValue
 
 # Sizes that ds4 has at compile time: layers, the highest order, heads of an order.
@@ -95,10 +96,14 @@ class LoaderJudge:
             bytes_alone = table.is_bytes and (table.scales is None or self.dialect.scales is None)
             if table.encoding not in encodings if encodings else bytes_alone:
                 wanted = " or ".join(encodings) or "a ggml type of values"
+                repair = "Convert the checkpoint again."
+                if self.dialect.name in WRITTEN_DIALECTS:
+                    command = f"engram convert {self.memory.name} --to {self.dialect.name}"
+                    repair = f"Convert them: {command} -o OUTPUT"
                 yield Fault(
                     "ROW_TYPE",
                     f"rows of {values.name} are {table.encoding}, and it takes {wanted}",
-                    "Convert them.",
+                    repair,
                 )
             elif self.dialect.scales is not None and table.scales is None:
                 scales = self.dialect.scales.replace("{layer}", str(table.layer_id))

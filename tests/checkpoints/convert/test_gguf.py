@@ -17,17 +17,25 @@ from engram import look_up
 from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.convert.gguf_repair import repair_gguf
 from engram.checkpoints.verify.verify import verify
-from engram.errors import DoesNotFitError, InputError, LayoutError, MismatchError, UsageError
+from engram.errors import (
+    DoesNotFitError,
+    InputError,
+    LayoutError,
+    MismatchError,
+    MissingFileError,
+    UsageError,
+)
 from engram.nn.quantised import quantise_fp8_blocks
 from engram.storage import unfinished
 from engram.storage.gguf_headers import read_gguf
 from engram.storage.gguf_writer import NewTensor, NewValue, header_of, padded_chunks
 from support.cli import run as cli
 from support.converted import equal, memory_of, run
+from support.gguf_faults import codes
 from support.gguf_files import Array
 from support.gguf_memories import write_filled, write_memory
 from support.layouts import random_memory
-from support.paths import BPE
+from support.paths import BPE, WORD
 
 TEXT = "the lookup of an n-gram, the lookup"
 
@@ -414,25 +422,81 @@ def test_rows_of_another_width_than_an_encoding_has_are_refused(folders, tmp_pat
         convert(tmp_path / "fp8", tmp_path / "x.gguf", "gguf_ds4", tokenizer=BPE)
 
 
-def test_a_token_map_that_was_cut_is_refused(attached, tmp_path):
-    convert(attached, tmp_path / "l.gguf", "gguf_llama")
-    content = read_gguf(tmp_path / "l.gguf")
+def _with_values(path, output, **changed):
+    """Write a file anew with other values of its memory's keys; None leaves a key out."""
+    content = read_gguf(path)
     values = dict(content.values)
-    numbers = values["deepseek41.engram.token_map"].numbers().tolist()
-    cut = max(at for at, number in enumerate(numbers) if number == max(numbers)) + 1
-    values["deepseek41.engram.token_map"] = NewValue("int32", numbers[: cut - 1])
+    for name, value in changed.items():
+        key = f"deepseek41.engram.{name}"
+        values.pop(key) if value is None else values.update({key: value})
     tensors = [
         NewTensor(it.name, it.dims, it.type_id, [partial(it.read, 0, it.data_bytes)])
         for it in content.tensors.values()
     ]
-    parts = [header_of(values, tensors, 32), *(make() for make in padded_chunks(tensors, 32))]
-    (tmp_path / "cut.gguf").write_bytes(b"".join(parts))
+    alignment = content.alignment
+    parts = [header_of(values, tensors, alignment)]
+    parts += [make() for make in padded_chunks(tensors, alignment)]
+    output.write_bytes(b"".join(parts))
+    return output
+
+
+@pytest.mark.parametrize("to", ["gguf_llama", "gguf_ds4"])
+def test_a_token_map_that_was_cut_is_refused_and_mended(attached, to, tmp_path):
+    whole, cut = tmp_path / "whole.gguf", tmp_path / "cut.gguf"
+    convert(attached, whole, to)
+    place = read_gguf(whole).values["deepseek41.engram.token_map"]
+    half = [int(number) for number in place.numbers()[: place.count // 2]]
+    order = {number: at for at, number in enumerate(dict.fromkeys(half))}
+    values = NewValue(place.kind, [order[number] for number in half])
+    _with_values(whole, cut, token_map=values)
     for read in (
-        lambda: convert(tmp_path / "cut.gguf", tmp_path / "x.gguf", "gguf_tarruda"),
-        lambda: look_up(tmp_path / "cut.gguf", TEXT, tokenizer=BPE),
+        lambda: convert(cut, tmp_path / "x.gguf", "gguf_tarruda"),
+        lambda: look_up(cut, TEXT, tokenizer=BPE),
     ):
         with pytest.raises(MismatchError, match="token map has"):
             read()
+    with pytest.raises(MissingFileError, match="no right token map"):
+        repair_gguf(cut, tmp_path / "x.gguf")
+    repair_gguf(cut, tmp_path / "mended.gguf", tokenizer=BPE)
+    _demand_right(tmp_path / "mended.gguf", tokenizer=BPE)
+    assert _layers(tmp_path / "mended.gguf") == _layers(whole)
+    one, other = (read_gguf(path).values for path in (whole, tmp_path / "mended.gguf"))
+    for name in ("token_map", "multipliers"):
+        assert (
+            one[f"deepseek41.engram.{name}"].packed() == other[f"deepseek41.engram.{name}"].packed()
+        )
+
+
+def test_another_tokenizer_mends_nothing(attached, tmp_path):
+    whole = tmp_path / "whole.gguf"
+    convert(attached, whole, "gguf_llama")
+    bare = _with_values(whole, tmp_path / "bare.gguf", token_map=None)
+    for path in (whole, bare):
+        with pytest.raises(MismatchError):
+            repair_gguf(path, tmp_path / "x.gguf", tokenizer=WORD)
+    assert repair_gguf(whole, tmp_path / "x.gguf", tokenizer=BPE).files == ()
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize("name", ["primes", "multipliers", "token_map", "layer_ids", "offsets"])
+def test_a_list_without_entries_is_missing(attached, name, tmp_path):
+    convert(attached, tmp_path / "whole.gguf", "gguf_llama")
+    kind = read_gguf(tmp_path / "whole.gguf").values[f"deepseek41.engram.{name}"].kind
+    path = _with_values(
+        tmp_path / "whole.gguf", tmp_path / "empty.gguf", **{name: NewValue(kind, [])}
+    )
+    assert "CONST_MISSING" in codes(path)
+
+
+@pytest.mark.parametrize("name", ["head_count", "key_length", "max_ngram_size"])
+def test_sizes_of_zero_are_wrong(attached, name, tmp_path):
+    convert(attached, tmp_path / "whole.gguf", "gguf_llama")
+    path = _with_values(
+        tmp_path / "whole.gguf", tmp_path / "zero.gguf", **{name: NewValue("uint32", 0)}
+    )
+    assert "CONST_WRONG" in codes(path)
+    assert repair_gguf(path, tmp_path / "mended.gguf", tokenizer=BPE).written
+    assert _layers(tmp_path / "mended.gguf") == _layers(tmp_path / "whole.gguf")
 
 
 def test_constants_that_no_rule_gives_are_refused_with_the_repair(tmp_path):
