@@ -273,10 +273,11 @@ MEGATRON = Stack(
             fixed={"--engram-variant": "deepseek_v41"},
             built_in={**_MEGATRON_BUILT_IN, "ends_after_eos": (_is(False), _ENDS)},
             needs=(
-                "--engram-tokenizer-map FILE, of the commit's tools/engram/generate_tokenizer_map.py"
-                " for {tokenizer}: it has to state the layers {--engram-layer-ids}, the hash layers "
-                "{--engram-hash-layer-ids}, the order {--engram-max-ngram-order}, the seed "
-                "{--engram-hash-seed} and the pad {--engram-pad-token-id}",
+                "--engram-tokenizer-map FILE, of that commit's "
+                "tools/engram/generate_tokenizer_map.py for {tokenizer}: it has to state the "
+                "layers {--engram-layer-ids}, the hash layers {--engram-hash-layer-ids}, the order "
+                "{--engram-max-ngram-order}, the seed {--engram-hash-seed} and the pad "
+                "{--engram-pad-token-id}",
                 _MEGATRON_PATTERN.replace("{example}", "*-*-"),
                 _MEGATRON_STREAMS,
             ),
