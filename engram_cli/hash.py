@@ -161,6 +161,8 @@ def hash(
     plan = plan_hash(text, memory, tokenizer, output=output, options=options)
     if config is None:
         out.note(default_note(plan.config, plan.addresses))
+    if plan.note is not None:
+        out.note(plan.note)
     if plan.passed_over:
         out.note(passed_over_text(plan.passed_over))
     plan.check()

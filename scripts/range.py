@@ -3,9 +3,9 @@
     python scripts/range.py [floor] [lock] [newest] [peers] [plain]
 
 Attach, decode, save and load, the command line and figures are tested on four families with each
-set of versions. `peers` runs the tests with packages of others that train and evaluate what the
-toolkit makes, at the lock; the toolkit itself needs none of them. `plain` runs the commands that
-need no torch from the built wheel, see `torch_free.py`.
+set of versions. `peers` runs the tests with packages of others, at the lock: those that train and
+evaluate what the toolkit makes, and those that write corpora which it reads; it needs none of them.
+`plain` runs the commands that need no torch from the built wheel, see `torch_free.py`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ TESTS = (
 # Examples of help pages are commands that the tests of the command line run, too.
 WITHOUT = ("--deselect", "tests/project/test_help.py::test_every_example_runs")
 # What is tested beside the toolkit. pytablewriter, of lm-eval, needs an older python-dateutil.
-PEERS = ("datasets==5.2.0", "lm-eval==0.4.13", "python-dateutil<3", "trl==1.16.0")
-PEER_TESTS = ("training/test_peers.py",)
+PEERS = (
+    *("datasets==5.2.0", "lm-eval==0.4.13", "python-dateutil<3", "trl==1.16.0"),
+    *("datatrove==0.10.1", "megatron-core==0.16.1"),
+)
+PEER_TESTS = ("training/test_peers.py", "corpus/foreign/test_real_writers.py")
 
 
 def main(parts: list[str]) -> int:

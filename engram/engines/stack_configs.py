@@ -195,6 +195,8 @@ def _values(
     values["seed_from_one"] = config.seed - _LAYER_SEED
     if config.rules.prime_order == "sorted":
         values["layer_ids"] = sorted(config.layer_ids)
+    # A block is two layers of a hybrid stack, counted from 1; the memory is before the first one.
+    values["hybrid_layers"] = [2 * block + 1 for block in values["layer_ids"]]
     return values
 
 

@@ -194,29 +194,40 @@ MAXTEXT = Stack(
     },
 )
 _MEGATRON_SHARED = (
-    Setting("layer_ids", ("--engram-layer-ids",), kind="wholes", counted_from=1),
     Setting("rows_of_heads", ("--engram-vocab-sizes",), kind="wholes"),
     Setting("max_ngram_size", ("--engram-max-ngram-order",)),
     Setting("n_head_per_ngram", ("--engram-num-hash-heads",)),
     Setting("n_embed_per_ngram", ("--engram-memory-dim",)),
-    Setting("kernel_size", ("--engram-kernel-size",)),
 )
+_MEGATRON_KERNEL = Setting("kernel_size", ("--engram-kernel-size",))
+_MEGATRON_HYBRID = Setting("hybrid_layers", ("--engram-layer-ids",), kind="wholes")
 _MEGATRON_BUILT_IN = {
     "eps": (_is(None), _EPS),
     "row_multiple": (_is(1), _ROWS),
     "table_dtype": (_is(None, "bfloat16"), "its tables are bfloat16"),
 }
+_MEGATRON_STREAMS = "{hc_mult} residual streams, which are settings of the backbone"
+_MEGATRON_PATTERN = (
+    "a hybrid stack of two layers a block, first attention of any kind, then experts or an MLP "
+    "(--hybrid-layer-pattern {example}...): --engram-layer-ids {--engram-layer-ids} counts its "
+    "layers from 1, for the blocks {layer_ids} counted from 0; another pattern needs other numbers"
+)
 MEGATRON = Stack(
     title="Megatron-LM",
     place="its command line",
     style="flags",
     source="NVIDIA/Megatron-LM pull request 7231: docs/models/engram.md, "
-    "megatron/core/models/engram/config.py and tools/engram/generate_tokenizer_map.py",
-    status="in an open pull request, in no release",
+    "megatron/core/models/engram/config.py and tools/engram/generate_tokenizer_map.py; layers of a "
+    "hybrid stack: docs/models/qwen3.8_flash_next/architecture/config_mapping.md; V4.1: commit "
+    "f6194a5, megatron/core/models/engram/config.py and layer_specs.py and "
+    "tests/unit_tests/models/test_engram.py",
+    status="in open pull requests, in no release",
     forms={
         "demo": Form(
             settings=(
+                Setting("layer_ids", ("--engram-layer-ids",), kind="wholes", counted_from=1),
                 *_MEGATRON_SHARED,
+                _MEGATRON_KERNEL,
                 # The hash takes the ids that count from 1: a seed that is less by what one layer
                 # adds gives the multipliers of DeepSeek's demo.
                 Setting("seed_from_one", ("--engram-hash-seed",)),
@@ -229,12 +240,16 @@ MEGATRON = Stack(
                 " {tokenizer} --layer-ids {--engram-layer-ids} --max-ngram-order "
                 "{--engram-max-ngram-order} --hash-seed={--engram-hash-seed} --pad-token-id "
                 "{--engram-pad-token-id} --output FILE",
-                "{hc_mult} residual streams, which are settings of the backbone",
+                "a stack whose layers are blocks, as in pretrain_gpt.py: those of a hybrid stack "
+                "are counted otherwise, and their numbers enter this hash",
+                _MEGATRON_STREAMS,
             ),
         ),
         "qwen_ple": Form(
             settings=(
+                _MEGATRON_HYBRID,
                 *_MEGATRON_SHARED,
+                _MEGATRON_KERNEL,
                 Setting("seed", ("--engram-hash-seed",), low=0),
                 Setting("eos_id", ("--engram-eos-token-id",), low=0),
                 Setting("engram_vocab_size", ("--engram-unigram-vocab-size",)),
@@ -242,15 +257,33 @@ MEGATRON = Stack(
             fixed={"--engram-variant": "qwen"},
             built_in=_MEGATRON_BUILT_IN,
             needs=(
-                "{hc_mult} residual streams, which are settings of the backbone",
+                _MEGATRON_PATTERN.replace("{example}", "GEGEGEQE"),
+                _MEGATRON_STREAMS,
                 "a padded vocabulary of at most {--engram-unigram-vocab-size} ids",
             ),
         ),
+        "deepseek_v41": Form(
+            settings=(
+                _MEGATRON_HYBRID,
+                Setting("layer_ids", ("--engram-hash-layer-ids",), kind="wholes"),
+                *_MEGATRON_SHARED,
+                Setting("seed", ("--engram-hash-seed",), low=0),
+                Setting("pad_id", ("--engram-pad-token-id",), low=0),
+            ),
+            fixed={"--engram-variant": "deepseek_v41"},
+            built_in={**_MEGATRON_BUILT_IN, "ends_after_eos": (_is(False), _ENDS)},
+            needs=(
+                "--engram-tokenizer-map FILE, of that commit's "
+                "tools/engram/generate_tokenizer_map.py for {tokenizer}: it has to state the "
+                "layers {--engram-layer-ids}, the hash layers {--engram-hash-layer-ids}, the order "
+                "{--engram-max-ngram-order}, the seed {--engram-hash-seed} and the pad "
+                "{--engram-pad-token-id}",
+                _MEGATRON_PATTERN.replace("{example}", "*-*-"),
+                _MEGATRON_STREAMS,
+            ),
+        ),
     },
-    refused={
-        "deepseek_v41": "its variants have a convolution and separate projections for keys and "
-        "values; V4.1 has one fused projection and no convolution"
-    },
+    refused={},
 )
 STACKS: Mapping[str, Stack] = {
     "megatron": MEGATRON,

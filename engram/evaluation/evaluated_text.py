@@ -97,13 +97,14 @@ def _held_out_of(
 def _read(
     documents: TrainingDocuments, numbers: NDArray[np.int64], most_tokens: int, kind: str = ""
 ) -> tuple[list[NDArray[Any]], NDArray[np.int64], tuple[str, ...]]:
-    """Read documents until they have so many tokens; return them, their numbers, and a note."""
+    """Read documents until they have so many tokens; return them, their numbers, and notes."""
     lengths = documents.lengths[numbers]
     ends = np.cumsum(lengths)
     whole = int(np.searchsorted(ends, most_tokens, side="right"))
     read = [documents.tokens(number) for number in numbers[:whole]]
+    notes: tuple[str, ...] = () if documents.note is None else (documents.note,)
     if whole == len(numbers):
-        return read, numbers, ()
+        return read, numbers, notes
     rest = most_tokens - int(ends[whole - 1] if whole else 0)
     if rest >= 2:
         read.append(documents.tokens(numbers[whole], 0, rest))
@@ -111,4 +112,4 @@ def _read(
         f"{sum(map(len, read)):,} of {int(ends[-1]):,} {kind}tokens were read, of documents in "
         "random order (--tokens)."
     )
-    return read, numbers[: len(read)], (note,)
+    return read, numbers[: len(read)], (*notes, note)

@@ -54,6 +54,7 @@ class TrainingDocuments:
             files.
         held_out: Numbers of the held-out documents of at least two tokens, in random order, int64.
         training: Numbers of the documents for training, in the order of the source, int64.
+        note: A note for people on the source's tokenizer; None when there is nothing to say.
 
     Raises:
         UsageError: An option has no effect on this source, or the share is not between 0 and 1.
@@ -79,11 +80,13 @@ class TrainingDocuments:
         file = describe_tokenizer(tokenizer)
         options = TextOptions() if options is None else options
         self._stored: MappedTokens | None = None
+        self.note: str | None = None
         found = find_tokens(source, options.text_key) if isinstance(source, (str, Path)) else None
         if found is not None:
             found.check_options(options)
             self._stored = found.open(file, check_digests=check_digests)
             self.boundaries = self._stored.boundaries()
+            self.note = found.note(file)
         else:
             if isinstance(source, (str, Path)):
                 source = TextReader(source, options)

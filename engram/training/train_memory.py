@@ -178,7 +178,8 @@ def _check_combination(model: str | Path | NewBase, options: TrainOptions, adapt
 
 def _train(session: Session, model: str | Path | NewBase, *, goes_on: bool) -> Trained:
     """Run a session to its end, or until it is stopped."""
-    place, settings, notes = session.place, session.settings(model), tuple[str, ...]()
+    place, settings, note = session.place, session.settings(model), session.documents.note
+    notes: tuple[str, ...] = () if note is None else (note,)
     before = place.resumed(settings) if goes_on else None
     seconds = session.step_seconds()
     steps = session.count_steps(seconds) if before is None else before["steps"]
@@ -191,7 +192,7 @@ def _train(session: Session, model: str | Path | NewBase, *, goes_on: bool) -> T
     run = session.run(steps, latest)
     if isinstance(model, NewBase):
         scale = scale_note(session.params, run.tokens)
-        notes = (model.note, scale) if model.note else (scale,)
+        notes += (model.note, scale) if model.note else (scale,)
     result = Trained(
         options=session.options,
         output=None,

@@ -112,7 +112,7 @@ def test_megatron_computes_the_constants_of_qwen():
     config = replace(load_template("qwen3.8-flash-next"), layer_ids=[4, 1])
     exported = fields(config, "megatron")
     addresses = Addresses.from_config(config, None)
-    assert exported["--engram-layer-ids"] == [2, 5]
+    assert attention_before(exported["--engram-layer-ids"], "GEGEGEQEGEGEGEQE") == [1, 4]
     assert set(exported["--engram-vocab-sizes"]) == {20_000_000}
     base, count = exported["--engram-vocab-sizes"][0], 2 * 8 * 2
     found, value = [], base - 1
@@ -124,6 +124,57 @@ def test_megatron_computes_the_constants_of_qwen():
     assert found == ours
     assert exported["--engram-unigram-vocab-size"] == 248320
     assert exported["--engram-hash-seed"] == 1234
+
+
+def test_megatron_is_told_the_layers_of_the_released_qwen():
+    # docs/models/qwen3.8_flash_next/training/full_model_64gpu.md of Megatron-LM
+    theirs = """--engram-variant qwen --engram-layer-ids 3 --engram-vocab-sizes 20000000 20000000
+    --engram-max-ngram-order 3 --engram-num-hash-heads 8 --engram-memory-dim 1280
+    --engram-kernel-size 4 --engram-unigram-vocab-size 248320
+    --engram-hash-seed 1234 --engram-eos-token-id 248044"""
+    exported = engram.export_config("qwen3.8-flash-next", "megatron")
+    assert flags(exported.text) == flags(theirs)
+    assert any("GEGEGEQE" in need and "blocks 1 counted from 0" in need for need in exported.needs)
+
+
+def test_megatron_computes_the_constants_of_v41():
+    exported = fields("deepseek-v4.1-flash", "megatron")
+    assert exported["--engram-variant"] == "deepseek_v41"
+    # Placement and hash ids of test_v41_hash_identities_and_official_table_layout
+    assert exported["--engram-layer-ids"] == [3, 29]
+    assert exported["--engram-hash-layer-ids"] == [1, 14]
+    assert attention_before(exported["--engram-layer-ids"], "*-" * 20) == [1, 14]
+    heads, bases = exported["--engram-num-hash-heads"], exported["--engram-vocab-sizes"]
+    primes = next_primes(bases, heads, 2)
+    assert [sum(primes[:24]), sum(primes[24:])] == [384006168, 384016682]
+    assert exported["--engram-pad-token-id"] == 2
+    assert exported["--engram-memory-dim"] // heads == 256
+    assert "--engram-kernel-size" not in exported
+    config = tiny.memory_config(
+        layout="deepseek_v41", tokenizer=str(BPE), engram_table_size=[302] * 3, kernel_size=0,
+        seed=0, layer_ids=[2, 0],
+    )  # fmt: skip
+    exported = fields(config, "megatron")
+    addresses = engram.EngramTokenizer(config, str(BPE)).addresses
+    half = np.iinfo(np.int64).max // addresses.vocab_size // 2
+    for number, layer in zip(exported["--engram-hash-layer-ids"], addresses.layers, strict=True):
+        draw = np.random.default_rng(exported["--engram-hash-seed"] + 10007 * number)
+        values = draw.integers(0, half, (config.max_ngram_size,), dtype=np.int64) * 2 + 1
+        assert values.tolist() == list(layer.multipliers)
+    heads = exported["--engram-num-hash-heads"]
+    assert next_primes(exported["--engram-vocab-sizes"], heads, 2) == primes_of(addresses)
+
+
+def flags(text):
+    """Values of a command line's flags."""
+    parts = text.replace("\\", " ").split("--")[1:]
+    return {name: values for name, *values in map(str.split, parts)}
+
+
+def attention_before(layer_ids, pattern):
+    """Blocks that layers of a hybrid stack begin, as Megatron's layer_specs.py finds them."""
+    attention = [at + 1 for at, symbol in enumerate(pattern) if symbol in "GQ*"]
+    return [attention.index(it) for it in layer_ids]
 
 
 def test_maxtext_has_the_primes_and_other_multipliers():
@@ -192,6 +243,7 @@ LOSSES = [
     ("megatron", "demo", {"use_offload": True}, "use_offload"),
     ("megatron", "demo", {"offload_cache_lines": 4}, "offload_cache_lines"),
     ("megatron", "qwen_ple", {"table_dtype": "fp8"}, "table_dtype"),
+    ("megatron", "deepseek_v41", {"ends_after_eos": True, "eos_id": 1}, "ends_after_eos"),
     ("maxtext", "demo", {"eps": 1e-6}, "eps"),
     ("maxtext", "demo", {"row_multiple": 8}, "row_multiple"),
     ("maxtext", "demo", {"table_dtype": "float16"}, "table_dtype"),
@@ -230,6 +282,7 @@ def test_every_loss_that_is_stated_is_tried():
     always = {("maxtext", "demo", "pad_id")}
     shared = {  # the same row of the table as another that is tried
         *{("megatron", "qwen_ple", key) for key in ("eps", "row_multiple")},
+        *{("megatron", "deepseek_v41", key) for key in ("eps", "row_multiple", "table_dtype")},
         *{("nemo", "deepseek_v41", key) for key in ("row_multiple", "ends_after_eos")},
         *{("nemo", "qwen_ple", key) for key in ("hc_mult", "max_ngram_size")},
     }
@@ -256,7 +309,7 @@ def test_a_stack_that_is_not_known_is_a_usage_error():
 def test_the_answer_and_the_file_are_the_same(to, layout, tmp_path):
     file = tmp_path / "config.json"
     line = ("config", "export", TEMPLATES[layout], "--to", to)
-    needs_tokenizer = layout == "demo" and to == "megatron"
+    needs_tokenizer = layout != "qwen_ple" and to == "megatron"
     answer = run(*line, "-o", file, "--json").json()
     assert json.loads(file.read_text()) == answer
     assert next(iter(answer)) == "schema"

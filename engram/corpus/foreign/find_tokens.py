@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from engram.addressing.tokenizer_files import TokenizerFile
+from engram.addressing.tokenizer_files import TOKENIZER, TokenizerFile
 from engram.corpus.foreign.arrow_tokens import read_arrow_tokens, token_column
 from engram.corpus.foreign.datatrove import read_datatrove, stated_tokenizer
 from engram.corpus.foreign.foreign_tokens import ForeignTokens
@@ -18,6 +18,7 @@ from engram.corpus.foreign.megatron import read_megatron
 from engram.corpus.results.manifests import read_token_manifest
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.dataset_folders import dataset_files
+from engram.corpus.text.sources import text_suffix
 from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.mapped_tokens import MappedTokens, TokenShard
 from engram.corpus.tokens.token_shards import StoredTokens, check_digest
@@ -31,8 +32,6 @@ FORMATS_HINT = (
     ".ds.index, shards of llm.c, and data sets with lists of ids are read."
 )
 _WILD = set("*?[")
-# A folder with such files may be meant as a text.
-_TEXTS = {".txt", ".jsonl", ".ndjson", ".parquet"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,25 @@ class FoundTokens:
             raise UsageError(f"{self.where} has no digests to compare.", "Leave out --check.")
         options.refuse_for_tokens(self.where, has_columns=self.column is not None)
 
+    def note(self, tokenizer: TokenizerFile) -> str | None:
+        """Say that the tokens state another name of a tokenizer; None when they do not.
+
+        One tokenizer may have several names, so that nothing is raised. This toolkit's folder has a
+        digest of its tokenizer, which `open` compares.
+
+        Args:
+            tokenizer: The tokenizer that reads them.
+        """
+        if self.format == "engram" or self.tokenizer is None:
+            return None
+        names = (self.tokenizer, tokenizer.name)
+        if len({name.removesuffix(f"/{TOKENIZER}") for name in names}) == 1:
+            return None
+        return (
+            f"{self.where} states that its tokens are of {self.tokenizer}, and they are read as "
+            f"those of {tokenizer.name}: results are right if that is the same tokenizer."
+        )
+
     def open(self, tokenizer: TokenizerFile, *, check_digests: bool = False) -> MappedTokens:
         """Map the tokens.
 
@@ -96,7 +114,7 @@ class FoundTokens:
             column = self.column
             return chain.from_iterable(read_arrow_tokens(file, column) for file in self.files)
         if self.format == "llm.c":
-            return (read_llm_c(file, tokenizer) for file in self.files)
+            return read_llm_c(self.files, tokenizer)
         return map(read_megatron if self.format == "megatron" else read_datatrove, self.files)
 
 
@@ -115,8 +133,8 @@ def find_tokens(where: str | Path, text_key: str | None = None) -> FoundTokens |
         The corpus; None when there are no tokens of a known format, as in a text.
 
     Raises:
-        InputError: Files of several formats or series lie in one folder, several data sets, or
-            texts beside tokens.
+        InputError: Files of several formats, series or tokenizers lie in one folder, several data
+            sets, or texts beside tokens.
         CorruptFileError: The manifest of this toolkit's folder, or the first file of a data set,
             is torn.
         MissingPackageError: A data set needs pyarrow.
@@ -138,7 +156,8 @@ def find_tokens(where: str | Path, text_key: str | None = None) -> FoundTokens |
     found = _kinds(files)
     if not found:
         return None
-    others = sorted({suffix for it in files for suffix in _TEXTS.intersection(it.suffixes)})
+    # A folder with such files may be meant as a text.
+    others = sorted({suffix for it in files if (suffix := text_suffix(it)) is not None})
     if len(found) > 1 or others:
         raise InputError(
             f"{path} holds {' and '.join([f'tokens of {kind}' for kind in found] + others)} files.",
@@ -148,8 +167,7 @@ def find_tokens(where: str | Path, text_key: str | None = None) -> FoundTokens |
     ((kind, names),) = found.items()
     if kind == "llm.c":
         _check_series(path, names)
-    stated = {stated_tokenizer(it) for it in names} if kind == "datatrove" else {None}
-    name = stated.pop() if len(stated) == 1 else None
+    name = _stated_by_all(path, names) if kind == "datatrove" else None
     return FoundTokens(where=path, format=kind, files=tuple(names), tokenizer=name)
 
 
@@ -179,6 +197,23 @@ def _files(path: Path) -> list[Path]:
         return sorted(it for it in path.parent.glob(path.name) if it.is_file())
     beside = path.with_name(f"{path.name}.bin")
     return [beside] if beside.is_file() and beside.with_suffix(".idx").is_file() else []
+
+
+def _stated_by_all(path: Path, files: list[Path]) -> str | None:
+    """Return the tokenizer that files of datatrove state; None when none of them does.
+
+    Raises:
+        InputError: They state several.
+    """
+    stated = sorted({name for it in files if (name := stated_tokenizer(it)) is not None})
+    if len(stated) > 1:
+        raise InputError(
+            f"{path} holds tokens of several tokenizers: {', '.join(stated[:8])}.",
+            "Give one file, or a pattern in quotes that names the files of one tokenizer.",
+            folder=str(path),
+            tokenizers=stated,
+        )
+    return stated[0] if stated else None
 
 
 def _check_series(path: Path, files: list[Path]) -> None:

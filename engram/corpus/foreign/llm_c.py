@@ -1,10 +1,11 @@
 """Reads token shards of llm.c: a header of 256 int32 (magic, version, tokens), then token ids.
 
 Documents have no index: whoever writes such a shard puts a token before each of them (GPT-2's
-<|endoftext|>, llama 3's <|begin_of_text|>), by which they are found. A document that goes on in the
-next shard is two here.
+<|endoftext|>, llama 3's <|begin_of_text|>), by which they are found. Which token that is holds for
+all shards of a series. A document that goes on in the next shard is two here.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,51 @@ def is_llm_c(path: Path) -> bool:
     return False
 
 
-def read_llm_c(path: Path, tokenizer: TokenizerFile) -> TokenShard:
-    """Map a shard, and find its documents.
+def read_llm_c(files: Sequence[Path], tokenizer: TokenizerFile) -> list[TokenShard]:
+    """Map the shards of a series, and find their documents.
 
     Args:
-        path: The shard.
-        tokenizer: Its start-of-text token begins a document; where that does not occur, its
-            end-of-text token; where neither does, the shard is one document.
+        files: The shards, in order.
+        tokenizer: Its start-of-text token begins documents where the first shard begins with it.
+            Else its end-of-text token does, since a start-of-text token amid a text may stand for
+            itself; where that does not occur, the first shard goes on with a document, and the
+            start-of-text token begins the others. Where neither occurs, a shard is one document.
+
+    Raises:
+        CorruptFileError: A shard does not hold as many tokens as it says.
+        InputError: A shard holds questions of an evaluation, is of an unknown version, or the
+            tokenizer has neither token.
+    """
+    tokens = [_map_tokens(file) for file in files]
+    marks = [it for it in (tokenizer.bos_id, tokenizer.eos_id) if it is not None]
+    if not marks:
+        raise InputError(
+            f"The tokenizer {tokenizer.name} has neither a start-of-text nor an end-of-text token, "
+            f"which begins the documents of {files[0]}.",
+            "Give the tokenizer's folder, with its tokenizer_config.json.",
+            tokenizer=tokenizer.name,
+        )
+    first = next((int(part[0]) for part in tokens if len(part)), None)
+    if first != marks[0]:
+        marks.reverse()
+    starts = [np.empty(0, np.int64) for _ in tokens]
+    for mark in marks:
+        found = [_places(part, mark) for part in tokens]
+        if any(map(len, found)):
+            starts = found
+            break
+    return [
+        TokenShard(str(file), part, _bounds(places, len(part)))
+        for file, part, places in zip(files, tokens, starts, strict=True)
+    ]
+
+
+def _map_tokens(path: Path) -> NDArray[Any]:
+    """Map the tokens of a shard, and check its header.
 
     Raises:
         CorruptFileError: It does not hold as many tokens as it says.
-        InputError: It holds questions of an evaluation, is of an unknown version, or the tokenizer
-            has neither token.
+        InputError: It holds questions of an evaluation, or is of an unknown version.
     """
     header = map_array(path, "<i4", 0, min(256, path.stat().st_size // 4))
     magic = int(header[0]) if len(header) else 0
@@ -70,19 +104,12 @@ def read_llm_c(path: Path, tokenizer: TokenizerFile) -> TokenShard:
             f"its header counts {n_tokens:,} tokens of {np.dtype(dtype).itemsize} bytes, and "
             f"{stored_bytes:,} bytes follow",
         )
-    marks = [it for it in (tokenizer.bos_id, tokenizer.eos_id) if it is not None]
-    if not marks:
-        raise InputError(
-            f"The tokenizer {tokenizer.name} has neither a start-of-text nor an end-of-text token, "
-            f"which begins the documents of {path}.",
-            "Give the tokenizer's folder, with its tokenizer_config.json.",
-            tokenizer=tokenizer.name,
-        )
-    tokens = map_array(path, dtype, _HEADER_BYTES, n_tokens)
-    places = (_places(tokens, mark) for mark in marks)
-    starts = next((it for it in places if len(it)), np.empty(0, np.int64))
-    bounds = np.unique(np.concatenate([[0], starts, [n_tokens]])).astype(np.int64)
-    return TokenShard(str(path), tokens, bounds)
+    return map_array(path, dtype, _HEADER_BYTES, n_tokens)
+
+
+def _bounds(starts: NDArray[np.int64], n_tokens: int) -> NDArray[np.int64]:
+    """Return the starts of documents ``[documents]`` with the beginning and end of the shard."""
+    return np.unique(np.concatenate([[0], starts, [n_tokens]])).astype(np.int64)
 
 
 def _places(tokens: NDArray[Any], mark: int) -> NDArray[np.int64]:

@@ -61,6 +61,7 @@ class HashPlan:
         output: The folder of hash ids to appear; None for statistics alone.
         options: How the text is read, what is counted, and the form of the ids.
         unit_bytes: About as many bytes of text as one worker tokenises at a time.
+        note: A note for people on the tokenizer of tokens; None when there is nothing to say.
     """
 
     reader: TextReader | MappedTokens
@@ -70,6 +71,7 @@ class HashPlan:
     output: ResultFolder | None
     options: HashOptions
     unit_bytes: int = UNIT_BYTES
+    note: str | None = None
 
     @property
     def add_eos(self) -> bool:

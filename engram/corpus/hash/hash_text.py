@@ -114,6 +114,7 @@ def plan_hash(
         addresses=addresses,
         output=folder,
         options=options,
+        note=None if found is None else found.note(file),
     )
 
 

@@ -222,7 +222,7 @@ def _reason_not_to_read(path: Path) -> str:
         return "a broken link" if path.is_symlink() else "not a regular file"
     if describes_dataset(path):
         return "describes a data set"
-    return "" if _plain_suffix(path) in _FORMATS else "not text by its name"
+    return "not text by its name" if text_suffix(path) is None else ""
 
 
 def _missing_hint(name: str) -> str:
@@ -240,6 +240,16 @@ def _missing_hint(name: str) -> str:
         f"{hint} Export a data set of the hub first, with its first config and its train "
         f'split: python -c "{export}", then give {file}.'
     )
+
+
+def text_suffix(path: Path) -> str | None:
+    """Return the suffix for which a file of a folder is read as a text; None when it is not.
+
+    Args:
+        path: The file; of a compressed one, its suffix is that before .gz or .zst.
+    """
+    suffix = _plain_suffix(path)
+    return suffix if suffix in _FORMATS and not describes_dataset(path) else None
 
 
 def _plain_suffix(path: Path) -> str:

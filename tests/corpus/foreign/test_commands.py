@@ -108,6 +108,12 @@ def test_a_tokenizer_is_asked_for_where_none_is_stated(place, tmp_path):
     assert "holds tokens" in run("hash", path, "-t", BPE, "--no-eos", "--json").error(2)["message"]
 
 
+def test_hash_notes_a_stated_tokenizer_that_is_not_the_one_used(place, tmp_path):
+    path = foreign.datatrove(tmp_path / "x.ds", documents_of("ids")[1], metadata="meta/Llama-3")
+    assert "of meta/Llama-3" in run("hash", path, "-t", BPE).ended(0).stderr
+    assert "Llama" not in run("hash", place / "datatrove", "-t", BPE).ended(0).stderr
+
+
 def test_a_corpus_that_changed_is_not_resumed(place, tmp_path):
     path = foreign.datatrove(tmp_path / "x.ds", documents_of("ids")[1])
     words = ("hash", path, "-c", place / "memory.yaml", "-o", tmp_path / "ids", "--json")
@@ -161,6 +167,17 @@ def test_the_command_line_trains_and_evaluates(models, tmp_path):
     assert [answer["split"] for answer in answers] == ["held_out", "held_out"]
     assert answers[0]["runs"] == answers[1]["runs"]
     assert found["data"]["documents"] > 70
+
+
+def test_train_and_eval_note_a_stated_tokenizer_that_is_not_the_models(models, tmp_path):
+    lists = [[3, 4, 5, 6]] * 60
+    path = foreign.datatrove(tmp_path / "x.ds", lists, metadata="meta/Llama-3")
+    options = trained.options(steps=1)
+    result = train(models / "attached", tmp_path / "out", path, options=options)
+    assert ["meta/Llama-3" in note for note in result.to_dict()["notes"]] == [True]
+    some = ("--tokens", "100", "--context", "32", "--bootstrap", "20", "--json")
+    answer = run("eval", tmp_path / "out", "--corpus", path, *some).json()
+    assert sum("meta/Llama-3" in note for note in answer["notes"]) == 1
 
 
 def test_corpora_of_another_tokenizer_are_refused_before_a_step(models, tmp_path):

@@ -121,6 +121,45 @@ def test_formats_do_not_mix(tmp_path):
     assert find_tokens(tmp_path / "*.bin").format == "llm.c"
 
 
+@pytest.mark.parametrize(
+    "suffix", ["txt", "jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow"]
+)
+def test_tokens_beside_a_text_of_any_kind_are_refused(tmp_path, suffix):
+    foreign.datatrove(tmp_path / "a.ds", DOCUMENTS, metadata="a/b")
+    (tmp_path / "README.md").write_text("nothing that is read as a text")
+    assert find_tokens(tmp_path).format == "datatrove"
+    tables = suffix in ("parquet", "arrow")
+    for packed in ("",) if tables else ("", ".gz", ".zst", ".GZ"):
+        file = tmp_path / f"b.{suffix}{packed}"
+        file.touch()
+        with pytest.raises(InputError, match=rf"tokens of datatrove and \.{suffix} files"):
+            find_tokens(tmp_path)
+        assert find_tokens(tmp_path / "*.ds").format == "datatrove"
+        file.unlink()
+
+
+def test_files_of_several_tokenizers_are_refused(tmp_path):
+    for name, part in zip("ab", split(DOCUMENTS), strict=True):
+        foreign.datatrove(tmp_path / f"{name}.ds", part, metadata=name)
+    with pytest.raises(InputError, match="several tokenizers: a, b") as caught:
+        find_tokens(tmp_path)
+    assert caught.value.details["tokenizers"] == ["a", "b"]
+    assert find_tokens(tmp_path / "a*").tokenizer == "a"
+    (tmp_path / "b.ds.metadata").unlink()
+    assert find_tokens(tmp_path).tokenizer == "a"
+
+
+def test_another_name_than_the_stated_one_is_noted(tmp_path):
+    bpe = load_tokenizer(BPE)
+    for stated in (str(BPE), str(BPE / "tokenizer.json"), None):
+        path = foreign.datatrove(tmp_path / f"{len(stated or '')}.ds", DOCUMENTS, metadata=stated)
+        assert find_tokens(path).note(bpe) is None
+    path = foreign.datatrove(tmp_path / "x.ds", DOCUMENTS, metadata="meta-llama/Llama-3")
+    note = find_tokens(path).note(bpe)
+    assert "meta-llama/Llama-3" in note
+    assert str(BPE) in note
+
+
 def test_texts_and_weights_are_no_tokens(tmp_path):
     (tmp_path / "a.txt").write_text("a text")
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\3\4" + bytes(2000))

@@ -17,16 +17,34 @@ from support.paths import BPE
 BOS, EOS = 0, 1
 
 
-def bounds_of(path, **tokens):
-    return read_llm_c(path, replace(load_tokenizer(BPE), **tokens)).bounds.tolist()
+def bounds_of(*files, **tokens):
+    shards = read_llm_c(files, replace(load_tokenizer(BPE), **tokens))
+    assert [shard.name for shard in shards] == list(map(str, files))
+    bounds = [shard.bounds.tolist() for shard in shards]
+    return bounds if len(files) > 1 else bounds[0]
 
 
-def test_documents_begin_with_the_first_mark_that_occurs(tmp_path):
+def test_documents_begin_with_the_mark_that_a_series_begins_with(tmp_path):
     path = foreign.llm_c(tmp_path / "x.bin", [[BOS, 5, EOS, 6], [BOS, 7], [BOS], [BOS, 8]])
     assert bounds_of(path) == [0, 4, 6, 7, 9]
     assert bounds_of(path, bos_id=None) == [0, 2, 9]
     assert bounds_of(path, bos_id=300) == [0, 2, 9]
     assert bounds_of(path, bos_id=300, eos_id=301) == [0, 9]
+
+
+def test_a_start_of_text_token_amid_a_text_begins_no_document(tmp_path):
+    path = foreign.llm_c(tmp_path / "x.bin", [[EOS, 5, BOS, 6], [EOS, 7]])
+    assert bounds_of(path) == [0, 4, 6]
+
+
+def test_one_mark_holds_for_a_whole_series(tmp_path):
+    first = foreign.llm_c(tmp_path / "x_0.bin", [[EOS, 5], [EOS, 6, 7]])
+    second = foreign.llm_c(tmp_path / "x_1.bin", [[EOS, 5, BOS, 6], [EOS, 7]])
+    empty = foreign.llm_c(tmp_path / "x_2.bin", [])
+    assert bounds_of(empty, first, second) == [[0], [0, 2, 5], [0, 4, 6]]
+    first = foreign.llm_c(tmp_path / "x_0.bin", [[BOS, 5], [BOS, 6, 7]])
+    second = foreign.llm_c(tmp_path / "x_1.bin", [[8, EOS, 9, 10]])
+    assert bounds_of(first, second) == [[0, 2, 5], [0, 4]]
 
 
 def test_a_document_that_goes_on_from_another_shard_is_one(tmp_path):

@@ -55,6 +55,8 @@ def test_datatrove(tmp_path, token_size):
     check(tmp_path / "m")
 
 
+# Megatron's writer copies tensors in a way that numpy warns of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["int16", "int32", "int64", "uint16"])
 def test_megatron_core(tmp_path, kind):
     indexed = pytest.importorskip("megatron.core.datasets.indexed_dataset")
@@ -68,4 +70,5 @@ def test_megatron_core(tmp_path, kind):
             torch.tensor(document), [it for it in (cut, len(document) - cut) if it]
         )
     builder.finalize(str(tmp_path / "m.idx"))
+    builder.data_file.close()
     check(tmp_path / "m")
