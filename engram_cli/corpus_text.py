@@ -46,7 +46,7 @@ def counts_text(payload: dict[str, Any]) -> str:
     end = payload["tokenizer"]["eos_id"]
     counts = f"{plural(payload['tokens'], 'token')} in {plural(payload['documents'], 'document')}"
     if end is None:
-        return f"{counts}, without end-of-document tokens (--no-eos)"
+        return f"{counts}, to which no end-of-document tokens were added"
     name = payload.get("eos_token") or f"token {end}"
     return f"{counts}, each ended by {name} (--no-eos leaves it out)"
 

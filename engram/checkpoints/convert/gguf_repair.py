@@ -228,7 +228,7 @@ def _demand_whole(
 
 
 def _is_mended(fault: Fault, was: GgufMemory, planned: GgufMemory) -> bool:
-    """Whether a change is behind a fault that is gone: an id that stays was not wrong."""
+    """Whether something was changed for a fault that is gone: an id that stays was not wrong."""
     fact = _OF_IDS.get(fault.code)
     return fact is None or was.integer(fact) != planned.integer(fact)
 
