@@ -30,18 +30,22 @@ class HubGguf:
         return f"{self.name}/{self.file}"
 
     def read(self) -> GgufFiles:
-        """Read the headers of all of its parts.
+        """Read the headers of all of its parts, at one commit.
 
         Raises:
             MissingFileError: A part is not there, may not be seen, or cannot be reached.
             CorruptFileError: See `read_gguf_header` and `join_parts`.
         """
+        first, *others = part_names(self.file)
+        # A branch may move on between two parts.
+        start = HubFile.at(self.name, first, self.revision)
 
         def header(file: str) -> GgufFile:
-            return read_gguf_header(HubFile.at(self.name, file, self.revision))
+            return read_gguf_header(HubFile.at(self.name, file, start.revision))
 
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            return join_parts(list(pool.map(header, part_names(self.file))))
+            rest = pool.map(header, others)
+            return join_parts([read_gguf_header(start), *rest])
 
 
 def find_on_hub(name: str, revision: str | None) -> HubGguf | None:

@@ -2,11 +2,13 @@
 
 Asked for a file, huggingface_hub retries for half a minute before it looks at its cache. So the hub
 is asked once whether it answers at all. Asked for a range, its file system takes whatever comes for
-the bytes that it wanted, a whole file from a server that knows no ranges. So ranges are asked for
-and checked here.
+the bytes that it wanted, a whole file from a server that knows no ranges; and its client waits for
+ever for a server that stalls. So ranges are asked for and checked here.
 """
 
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,13 @@ from typing import Any
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 
 PROBE_SECONDS = 5.0
+# Of a range: how long a connection or the next bytes may take, how often it is asked for again
+# where that fails, and the pause before, which grows.
+RANGE_SECONDS = 30.0
+RANGE_RETRIES = 3
+RETRY_PAUSE_SECONDS = 0.5
+_STATED = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_SERVER_HINT = "Try again; if it stays so, ask the hub itself (unset HF_ENDPOINT)."
 
 
 def probe(name: str, file: str, revision: str | None) -> Exception | None:
@@ -130,8 +139,12 @@ def size_of(name: str, file: str, revision: str | None) -> tuple[int, str | None
     return found.size, found.commit_hash
 
 
-def read_range(name: str, file: str, revision: str | None, first: int, stop: int) -> bytes:
-    """Read some bytes of a file on the hub.
+def read_range(
+    name: str, file: str, revision: str | None, first: int, stop: int, size: int | None = None
+) -> bytes:
+    """Read some bytes of a file on the hub: in several answers, where one holds a part of them.
+
+    A server that stalls, breaks off, is busy (429) or in trouble (5xx) is asked again, a few times.
 
     Args:
         name: See `probe`.
@@ -139,34 +152,98 @@ def read_range(name: str, file: str, revision: str | None, first: int, stop: int
         revision: See `probe`.
         first: The first of them.
         stop: The byte after the last of them; there are fewer where the file ends before.
+        size: Bytes of the file, where they are known; else what the server states counts.
 
     Raises:
-        CorruptFileError: The server sends other bytes than were asked for.
+        CorruptFileError: The server sends other bytes than were asked for, or none; or states
+            another size of the file.
         ConnectionError: It sends whole files only.
         Exception: Whatever huggingface_hub raises for what the hub does not have or show.
     """
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     url = hf_hub_url(name, file, revision=revision, endpoint=_endpoint())
-    wanted = {"range": f"bytes={first}-{stop - 1}", "accept-encoding": "identity"}
-    headers, content = {**build_hf_headers(), **wanted}, bytearray()
-    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+    content, failures = bytearray(), 0
+    if size is not None:
+        stop = min(stop, size)
+    while len(content) < stop - first:
+        before = len(content)
+        try:
+            total = _read_on(url, first, stop, content, size)
+        except Exception as error:  # the client's versions differ in transport, and in exceptions
+            failures += 1
+            if failures > RANGE_RETRIES or not _may_pass(error):
+                raise
+            time.sleep(RETRY_PAUSE_SECONDS * 2 ** (failures - 1))
+            continue
+        if total is None:  # nobody says where the file ends
+            break
+        size, stop = total, min(stop, total)
+        if len(content) == before:
+            raise CorruptFileError(
+                f"{url}: bytes {first + before} to {stop - 1} were asked for, and the answer is "
+                "empty.",
+                _SERVER_HINT,
+            )
+    return bytes(content)
+
+
+def _read_on(url: str, first: int, stop: int, content: bytearray, size: int | None) -> int | None:
+    """Ask once for the bytes of a range that are still missing, and take what comes.
+
+    Args:
+        url: The file.
+        first: See `read_range`.
+        stop: See `read_range`.
+        content: Bytes of the range that are there; those that come are added, also those that come
+            before a failure.
+        size: See `read_range`.
+
+    Returns:
+        The size of the file; None where neither the server says it nor `size` does.
+
+    Raises:
+        Exception: See `read_range`.
+    """
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    begin = first + len(content)
+    wanted = {"range": f"bytes={begin}-{stop - 1}", "accept-encoding": "identity"}
+    options = {"headers": {**build_hf_headers(), **wanted}, "timeout": RANGE_SECONDS}
+    with get_session().stream("GET", url, follow_redirects=True, **options) as response:
         hf_raise_for_status(response)
         if response.status_code != 206:
             raise ConnectionError(f"{url}: the server sends whole files only, no ranges of them")
-        stated = response.headers.get("content-range", "")
-        if not stated.startswith(f"bytes {first}-"):
+        header = response.headers.get("content-range", "")
+        stated = _STATED.fullmatch(header)
+        if stated is None or int(stated[1]) != begin:
             raise CorruptFileError(
-                f"{url}: bytes {first} to {stop - 1} were asked for, and the answer holds "
-                f"{stated or 'some that it does not name'}.",
-                "Ask the hub itself (unset HF_ENDPOINT).",
+                f"{url}: bytes {begin} to {stop - 1} were asked for, and the answer holds "
+                f"{header or 'some that it does not name'}.",
+                _SERVER_HINT,
             )
+        total = size if stated[3] == "*" else int(stated[3])
+        if size not in (None, total):
+            raise CorruptFileError(
+                f"{url}: the server states that the file has {total:,} bytes, and it has {size:,}.",
+                _SERVER_HINT,
+            )
+        count = min(stop, int(stated[2]) + 1) - first
         for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) >= stop - first:
+            content += chunk[: count - len(content)]
+            if len(content) >= count:
                 break
-    return bytes(content[: stop - first])
+    return total
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a moment later."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code == 429 or error.response.status_code >= 500
+    # Of httpx or of httpx2, which are not asked for by name: timeouts, and connections that break.
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
 @contextmanager

@@ -92,6 +92,7 @@ class HubFile:
 
         Raises:
             MissingFileError: The hub no longer gives it.
+            CorruptFileError: See `engram.storage.hub.read_range`.
         """
         stop = min(offset + count, self.size)
         if offset >= stop:
@@ -112,6 +113,7 @@ class HubFile:
 
         Raises:
             MissingFileError: The hub no longer gives it.
+            CorruptFileError: See `engram.storage.hub.read_range`.
         """
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             return list(pool.map(lambda it: self._fetch(it[0], it[0] + it[1]), places))
@@ -120,4 +122,4 @@ class HubFile:
         if first >= (stop := min(stop, self.size)):
             return b""
         with hub.naming_failures(self.name, self.revision):
-            return hub.read_range(self.name, self.file, self.revision, first, stop)
+            return hub.read_range(self.name, self.file, self.revision, first, stop, self.size)

@@ -81,11 +81,21 @@ class EncodedTensor:
         Returns:
             Their values ``[n, width]``.
         """
-        read = [self._parts(row, 1) for row in row_ids.tolist()]
-        if not read:
+        if not len(row_ids):
             return np.empty((0, self.width))
-        parts = [np.concatenate(part) for part in zip(*read, strict=True)]
-        return self._decoded(parts, row_ids)
+        return self._decoded(self.read_stored(row_ids), row_ids)
+
+    def read_stored(self, row_ids: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """Read single rows as they are stored.
+
+        Args:
+            row_ids: Rows, within the tensor, one at least ``[n]``.
+
+        Returns:
+            Their bytes ``[n, bytes]`` for each part of the encoding.
+        """
+        read = [self._parts(row, 1) for row in row_ids.tolist()]
+        return [np.concatenate(part) for part in zip(*read, strict=True)]
 
     def read(self, first_row: int, rows: int) -> Tensor:
         """Read rows as float32.

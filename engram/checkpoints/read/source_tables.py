@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,22 @@ from numpy.typing import NDArray
 
 from engram.checkpoints.gguf.gguf_memory import open_gguf
 from engram.checkpoints.gguf.gguf_rows import GgufRows
-from engram.checkpoints.published.recognise import find_family
+from engram.checkpoints.published.encoded_values import encoded_values
+from engram.checkpoints.published.recognise import find_family, recognise
+from engram.checkpoints.read.encoded_tensor import EncodedTensor, encoded_tensor
 from engram.checkpoints.read.find_gguf import find_gguf
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.errors import InputError, UsageError
 from engram.layouts.dialect import Slot
-from engram.storage.dtypes import DTYPES
+from engram.storage.dtypes import DTYPES, TABLE_DTYPES
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored import Stored, stored_model_config
 from engram.tensor_names import TABLE
 
+# A table is opened when it is compared: what is wrong with one says nothing about the others.
+SourceTables = Mapping[int | None, Callable[[], "SourceTable"]]
+_ELEMENTS = {dtype.tag for dtype in TABLE_DTYPES.values()}
 # Encodings of rows in safetensors files, by dtype, where their scales are as the encoding has them.
 _ENCODINGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "fp8": "e4m3_e8m0_32"}
 
@@ -48,25 +54,32 @@ class SourceTable:
     read_rows: Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
-def source_tables(source: str | Path) -> Mapping[int | None, SourceTable]:
+def source_tables(source: str | Path) -> SourceTables:
     """Find the tables of a checkpoint by layer; only headers are read.
 
     Args:
         source: A folder or a safetensors file, ours or with published names, whole or in part; or
             a GGUF file, here or on the hub.
 
+    Returns:
+        For each layer a function that opens its table. It raises a LayoutError, a MismatchError
+        or a ConfigError for a table that cannot be read.
+
     Raises:
         MissingFileError: It is not there.
         CorruptFileError: A file is torn.
         InputError: It holds no table.
-        LayoutError: A table is stored in a format that is not read.
+        LayoutError: It is of a kind that is not read.
+        MismatchError: A memory of ours does not fit its config.
         UsageError: It is a checkpoint on the hub that is not in GGUF.
     """
     place = find_gguf(source)
+    found: dict[int | None, Callable[[], SourceTable]]
     if place is not None:
-        found = {table.layer_id: _of_gguf(GgufRows(table)) for table in open_gguf(place).tables}
+        tables = open_gguf(place).tables
+        found = {table.layer_id: partial(_of_gguf, GgufRows(table)) for table in tables}
     else:
-        found = {layer: _of_tensor(it) for layer, it in _stored_tables(source).items()}
+        found = _stored_tables(source)
     if not found:
         raise InputError(
             f"{source} holds no table to compare rows with.",
@@ -106,7 +119,19 @@ def _of_tensor(table: StoredTensor) -> SourceTable:
     )
 
 
-def _stored_tables(source: str | Path) -> Mapping[int | None, StoredTensor]:
+def _of_encoded(table: EncodedTensor) -> SourceTable:
+    values = table.values
+    return SourceTable(
+        encoding=f"scaled {values.encoding}" if values.factors else values.encoding,
+        rows=table.rows,
+        width=table.width,
+        row_bytes=values.row_bytes[0],
+        read_stored=table.read_stored,
+        read_rows=table.read_rows,
+    )
+
+
+def _stored_tables(source: str | Path) -> dict[int | None, Callable[[], SourceTable]]:
     """Find the tables in safetensors files, which need not be all of a checkpoint."""
     opened = open_checkpoint(source)
     if opened.path is None:
@@ -116,13 +141,17 @@ def _stored_tables(source: str | Path) -> Mapping[int | None, StoredTensor]:
         )
     if opened.stated is not None:
         tables = {layer: tensors[TABLE] for layer, tensors in opened.layers.items()}
-        return {layer: it for layer, it in tables.items() if isinstance(it, StoredTensor)}
+        return {
+            layer: partial(_of_tensor, it)
+            for layer, it in tables.items()
+            if isinstance(it, StoredTensor)
+        }
     if opened.path.is_file():  # one shard of several, beside the config of all
         opened = replace(opened, model_config=stored_model_config(opened.path.parent))
     return _published_tables(opened.files)
 
 
-def _published_tables(files: Stored) -> dict[int | None, StoredTensor]:
+def _published_tables(files: Stored) -> dict[int | None, Callable[[], SourceTable]]:
     family = find_family(files)
     if family is None:
         return {}
@@ -135,21 +164,38 @@ def _published_tables(files: Stored) -> dict[int | None, StoredTensor]:
             of_layer = pieces.setdefault(slot.key.layer_id, {False: [], True: []})
             of_layer[slot.side == "scale"].append((slot, info))
     return {
-        layer_id: _joined(f"{files.name}, layer {layer_id}", found[False], found[True])
+        layer_id: partial(_open, files, found[False], found[True])
         for layer_id, found in sorted(pieces.items(), key=lambda item: item[0] or 0)
         if found[False]
     }
 
 
-def _joined(
-    name: str,
+def _open(
+    files: Stored,
     values: Sequence[tuple[Slot, TensorInfo]],
     scales: Sequence[tuple[Slot, TensorInfo]],
-) -> StoredTensor:
-    """Put the pieces of a table together, in the order of their numbers."""
+) -> SourceTable:
+    """Put the pieces of a table together, in the order of their numbers.
+
+    Raises:
+        LayoutError: Its rows are stored in a way that is not read.
+        MismatchError: Its pieces do not fit each other.
+        ConfigError: Its rows are packed, and the config does not say how many values they have.
+        CorruptFileError: They are packed, and there is no config.
+    """
+    key = values[0][0].key
+    name = f"{files.name}, layer {key.layer_id}"
+    if values[0][1].dtype not in _ELEMENTS:
+        found = recognise(files)  # of packed rows, the config alone says how many values they have
+        expected = found.expected.get(key)
+        width = None if expected is None else expected.shape[-1]
+        packed = None if width is None else encoded_values(found, key, width)
+        if width is not None and packed is not None:
+            rows = sum(info.shape[0] for info in packed.parts[0])
+            return _of_encoded(encoded_tensor(name, (rows, width), packed))
     tables, factors = (
         [info for _, info in sorted(it, key=lambda pair: pair[0].shard or 0)]
         for it in (values, scales)
     )
     shape = (sum(info.shape[0] for info in tables), tables[0].shape[1])
-    return stored_tensor(name, shape, tables, factors)
+    return _of_tensor(stored_tensor(name, shape, tables, factors))

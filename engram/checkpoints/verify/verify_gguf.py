@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,17 @@ from engram.checkpoints.gguf.gguf_addresses import gguf_addresses, read_numbers
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable, open_gguf
 from engram.checkpoints.gguf.gguf_tokenizer import gguf_tokenizer, holds_tokenizer
 from engram.checkpoints.gguf.loader_faults import LoaderJudge
-from engram.checkpoints.read.source_tables import SourceTable, source_tables
+from engram.checkpoints.read.source_tables import SourceTables, source_tables
 from engram.checkpoints.verify.source_rows import compare_rows
 from engram.checks import Check, Verdict, run_check, what_happened
-from engram.errors import CorruptFileError, EngramError, LayoutError, MissingFileError
+from engram.errors import (
+    ConfigError,
+    CorruptFileError,
+    EngramError,
+    LayoutError,
+    MismatchError,
+    MissingFileError,
+)
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.layouts.gguf_dialects import dialects_of
 from engram.storage.gguf_on_hub import HubGguf
@@ -87,11 +94,11 @@ def verify_gguf(
 
     Raises:
         MissingFileError: A file is not there.
-        InputError: It has no memory in a dialect that is known.
-        UsageError: The engine is unknown.
+        InputError: It has no memory in a dialect that is known; or the source has no table.
+        UsageError: The engine is unknown, or the source is a checkpoint on the hub.
     """
     targets = () if engine is None else dialects_of(engine)
-    tables = None if source is None else source_tables(source)
+    tables = None if source is None else _opened_source(source)
     try:
         memory = open_gguf(place)
     except CorruptFileError as error:
@@ -107,7 +114,9 @@ def verify_gguf(
     yield _memory(memory, codes)
     if engine is not None:
         yield _check_engine(memory, engine, targets)
-    if tables is not None:
+    if isinstance(tables, Check):
+        yield tables
+    elif tables is not None:
         for table in memory.tables:
             yield _check_source(table, tables, str(source))
 
@@ -194,9 +203,19 @@ def _check_engine(memory: GgufMemory, engine: str, targets: Sequence[GgufDialect
     return _check(name, faults, f"it has the names and types of {target.name}")
 
 
-def _check_source(
-    table: GgufTable, tables: Mapping[int | None, SourceTable], source: str
-) -> GgufCheck:
+def _opened_source(source: str | Path) -> SourceTables | GgufCheck:
+    """Open a source; for one that cannot be read, return the check that is not done for it."""
+    try:
+        return source_tables(source)
+    except (ConfigError, CorruptFileError, LayoutError, MismatchError) as error:
+        return GgufCheck("source", None, _with_hint(error))
+
+
+def _with_hint(error: EngramError) -> str:
+    return f"{what_happened(error)} {error.hint or ''}".rstrip()
+
+
+def _check_source(table: GgufTable, tables: SourceTables, source: str) -> GgufCheck:
     """Compare sampled rows of a table with those of the checkpoint that it was made from."""
     name = "source" if table.layer_id is None else f"source layer {table.layer_id}"
     right = tables.get(table.layer_id)
@@ -205,9 +224,9 @@ def _check_source(
     if right is None:
         return GgufCheck(name, None, f"{source} holds no table of this layer")
     try:
-        faults, detail = compare_rows(table, right)
+        faults, detail = compare_rows(table, right())
     except EngramError as error:
-        return GgufCheck(name, None, what_happened(error))
+        return GgufCheck(name, None, _with_hint(error))
     return _check(name, faults, f"{detail} {source}")
 
 
@@ -224,7 +243,7 @@ def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path | None) -> Verdic
     try:
         file = gguf_tokenizer(memory) if tokenizer is None else load_tokenizer(tokenizer)
     except LayoutError as error:
-        return None, f"{what_happened(error)} {error.hint}"
+        return None, _with_hint(error)
     check_tokenizer(addresses, file)
     return True, f"{file.name} gives the token map of the file"
 

@@ -11,6 +11,7 @@ from engram import look_up, report, verify
 from engram.checkpoints.gguf.gguf_memory import open_gguf
 from engram.checkpoints.read.find_gguf import find_gguf
 from engram.errors import CorruptFileError, InputError, MissingFileError, UsageError
+from engram.storage import hub as storage_hub
 from engram.storage import hub_file
 from engram.storage.gguf_headers import read_gguf, read_gguf_header
 from engram.storage.gguf_on_hub import HubGguf
@@ -149,6 +150,34 @@ def test_a_model_in_parts(hub):
         verify(f"some/model/Q8/{paths[0].name}")
 
 
+class MovingHub(RoomyHub):
+    """A hub whose branch moves on after its first answer: files are at the old commit alone."""
+
+    def answer(self, with_body):
+        is_branch = "/resolve/main/" in self.path
+        if is_branch and self.server.has_moved:
+            return self.fail(404, {"X-Error-Code": "EntryNotFound"})
+        self.server.has_moved |= is_branch
+        return super().answer(with_body)
+
+
+def test_all_parts_are_of_one_commit(tmp_path, monkeypatch):
+    folder = tmp_path / "some" / "model"
+    folder.mkdir(parents=True)
+    whole = write_memory(tmp_path / "whole.gguf", "gguf_llama")
+    values = {key: it for key, it in values_of(whole).items() if key != "general.alignment"}
+    header = read_gguf(whole)
+    tensors = [*((it.name, Tensor(it.dims, it.type_id)) for it in header.tensors.values())]
+    paths = write_parts(folder, values, [dict(tensors[:3]), dict(tensors[3:5]), dict(tensors[5:])])
+    with serving(MovingHub, tmp_path) as server:
+        server.has_moved = False
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        found = open_gguf(find_gguf(f"some/model/{paths[1].name}"))
+    assert server.has_moved
+    assert found.files.tensors.keys() == header.tensors.keys()
+
+
 def values_of(path):
     """Metadata of a file as the writer of the tests takes it."""
     from support.gguf_files import Array
@@ -188,7 +217,8 @@ def test_what_the_hub_does_not_have(hub):
         report("some/model/empty.gguf")
 
 
-def test_a_hub_that_sends_other_bytes_or_goes_away(hub):
+def test_a_hub_that_sends_other_bytes_or_goes_away(hub, monkeypatch):
+    monkeypatch.setattr(storage_hub, "RETRY_PAUSE_SECONDS", 0.01)
     write_filled(hub.folder / "model.gguf", "gguf_ds4")
     memory = open_gguf(find_gguf("some/model"))
     hub.ignores_ranges = True

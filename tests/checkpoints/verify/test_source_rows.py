@@ -7,13 +7,16 @@ import json
 import gguf
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as torch_load
+from safetensors.torch import save_file
 
 import engram
 from engram.checkpoints.gguf.gguf_memory import open_gguf
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.gguf_headers import read_gguf
-from support import sparse_folder, tiny
+from support import packed_rows, sparse_folder, tiny
 from support.cli import run
 from support.gguf_files import Array, Tensor, write
 from support.gguf_memories import addresses_of, facts_of, fill, write_filled, write_memory
@@ -172,6 +175,96 @@ def test_a_coarser_encoding_than_it_was_made_from(ple, tmp_path):
     write_ple(coarse, "Q4_0", values)
     assert codes(coarse, fine) == []
     assert codes(fine, coarse) == ["SOURCE_VALUES"]
+
+
+def random(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+PACKED = {
+    "nvfp4": lambda rows, i: packed_rows.byte_scaled(rows, 160, 16, "e4m3", random(i), 0.37),
+    "fp4_e8m0_32": lambda rows, i: packed_rows.byte_scaled(rows, 160, 32, "e8m0", random(i)),
+    "mlx_affine_b4_g32_float16": lambda rows, i: packed_rows.mlx_affine(
+        rows, 160, 4, 32, torch.float16, random(i)
+    ),
+    "mlx nvfp4": lambda rows, i: packed_rows.as_mlx(
+        packed_rows.byte_scaled(rows, 160, 16, "e4m3", random(i))
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def qwen_config(tmp_path_factory):
+    return (qwen_release(tmp_path_factory.mktemp("qwen")) / "config.json").read_text()
+
+
+def write_packed(folder, kind, config=None):
+    """Write a table of Qwen's in packed rows, in three pieces; return what it means."""
+    folder.mkdir()
+    rows = addresses_of("gguf_qwen4exp").layers[0].stored_rows
+    sizes = [len(it) for it in np.array_split(np.arange(rows), 3)]
+    pieces = [PACKED[kind](size, i) for i, size in enumerate(sizes)]
+    table = PLE.removesuffix("weight")
+    tensors = {
+        table.format(i) + end: value
+        for i, piece in enumerate(pieces)
+        for end, value in piece.tensors.items()
+    }
+    if kind == "nvfp4":
+        tensors[table.partition("shard")[0] + "weight_scale_2"] = torch.tensor(0.37)
+    save_file(tensors, folder / "model.safetensors")
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    return torch.cat([piece.values for piece in pieces]).numpy()
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_packed_rows_are_a_source(kind, qwen_config, tmp_path):
+    source, path = tmp_path / "released", tmp_path / "model.gguf"
+    values = write_packed(source, kind, qwen_config)
+    table, content = write_ple(path, "Q8_0", values)
+    for place in (source, source / "model.safetensors"):
+        (check,) = checks(path, place).values()
+        assert check.ok, check
+        assert "where rounding to Q8_0 gives" in check.detail
+    changed = content.copy()
+    changed[-1] = content[0]
+    fill(path, {table.values.name: changed})
+    (fault,) = checks(path, source)["source layer 1"].faults
+    assert fault["code"] == "SOURCE_VALUES"
+    assert fault["message"].endswith(f"row {len(content) - 1:,}")
+
+
+def test_a_source_that_cannot_be_read_is_a_check_that_was_not_done(qwen_config, tmp_path):
+    source, path = tmp_path / "released", tmp_path / "model.gguf"
+    values = write_packed(source, "nvfp4", qwen_config)
+    write_ple(path, "Q8_0", values)
+    others = [it for it in engram.verify(path) if not it.name.startswith("source")]
+
+    def told(place):
+        found = engram.verify(path, source=place)
+        *rest, check = found
+        assert [it.name for it in rest] == [it.name for it in others]
+        assert check.ok is None
+        assert found.ok
+        return check
+
+    file = source / "model.safetensors"
+    stored = torch_load(file)
+    lost = {name: it for name, it in stored.items() if not name.endswith("weight_scale_2")}
+    save_file(lost, file)
+    check = told(source)
+    assert check.name == "source layer 1"
+    assert "has weight_scale_2 missing" in check.detail
+    assert "download the checkpoint again" in check.detail
+    save_file(stored, file)
+    (source / "config.json").unlink()
+    assert told(source).name == "source layer 1", "how many values a row has is not known"
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(path.read_bytes()[:1000])
+    check = told(torn)
+    assert check.name == "source"
+    assert "torn.gguf is damaged" in check.detail
 
 
 def test_a_memory_of_ours_is_a_source(tmp_path, tmp_path_factory):
