@@ -59,6 +59,8 @@ def lookup(
         revision=revision,
     )
     out.result(found.to_dict(), _show(found))
+    for note in found.notes:
+        out.note(note)
 
 
 def _show(found: TextLookup) -> Shown:

@@ -241,7 +241,8 @@ def _may_pass(error: Exception) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
+        status: int = error.response.status_code
+        return status == 429 or status >= 500
     # Of httpx or of httpx2, which are not asked for by name: timeouts, and connections that break.
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 

@@ -1,7 +1,8 @@
 r"""Rules by which byte-level tokenizers cut a text before they merge, by their names in GGUF.
 
 A name stands for regular expressions that llama.cpp has in its source; here they are those of the
-models' own tokenizer.json, which cut alike.
+models' own tokenizer.json, which cut alike. Those of Qwen compose a text (NFC) first, and memories
+were trained with them; llama.cpp, to our knowledge, composes no text for such a tokenizer.
 """
 
 from collections.abc import Mapping

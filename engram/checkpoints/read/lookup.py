@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.text_rows import ngrams_of, rows_of
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.arguments import checked
-from engram.checkpoints.read.readable_memory import open_readable
+from engram.checkpoints.read.readable_memory import ReadableMemory, open_readable
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
 from engram.storage.file_names import refuse_empty
@@ -115,6 +116,7 @@ class TextLookup:
         tokens: The text's tokens.
         repeated: N-grams that occur more than once, by order: they read the same rows again.
         layers: What each layer reads, in hash order.
+        notes: What should be said with them.
     """
 
     target: str
@@ -126,6 +128,7 @@ class TextLookup:
     tokens: tuple[TextToken, ...]
     repeated: dict[int, tuple[Ngram, ...]]
     layers: tuple[LayerLookup, ...]
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         rows = sum(layer.rows_read for layer in self.layers)
@@ -147,6 +150,7 @@ class TextLookup:
                 for order, ngrams in self.repeated.items()
                 for ngram in ngrams
             ],
+            "notes": list(self.notes),
             "layers": [layer.to_dict() for layer in self.layers],
         }
 
@@ -233,6 +237,20 @@ def look_up(
         tokens=tokens,
         repeated=repeated,
         layers=tuple(layers),
+        notes=_notes(memory, text),
+    )
+
+
+def _notes(memory: ReadableMemory, text: str) -> tuple[str, ...]:
+    """Say where an engine may read other rows of a text than the tokenizer's rules give."""
+    composed, normalizer = normalize("NFC", text), memory.tokenizer.tokenizer.normalizer
+    if not memory.is_gguf or normalizer is None or composed == text:
+        return ()
+    if normalizer.normalize_str(text) != normalizer.normalize_str(composed):
+        return ()
+    return (
+        "The tokenizer composes this text (NFC), as Hugging Face's did when the memory was "
+        "trained; llama.cpp, to our knowledge, does not, and then reads other rows of it.",
     )
 
 

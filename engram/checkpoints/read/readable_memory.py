@@ -39,12 +39,14 @@ class ReadableMemory(NamedTuple):
         tokenizer: Its tokenizer.
         tables: Its tables by layer.
         table_dtype: dtype of the tables, or the encoding of their rows.
+        is_gguf: Whether an engine runs it, with a tokenizer of its own making.
     """
 
     addresses: Addresses
     tokenizer: TokenizerFile
     tables: Mapping[int, _Rows]
     table_dtype: str
+    is_gguf: bool = False
 
 
 def open_readable(
@@ -110,6 +112,7 @@ def _of_gguf(place: Path | HubGguf, tokenizer: str | Path | TokenizerFile | None
         used,
         {layer_id: rows for layer_id, rows in tables.items() if layer_id is not None},
         encodings,
+        is_gguf=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 
@@ -103,6 +104,31 @@ def test_a_layout_that_hashes_token_ids(tmp_path):
     write_memory(path, "gguf_qwen4exp", changed=facts, values=keys_of(BPE, "qwen35"), small=True)
     (check,) = (it for it in engram.verify(path) if it.name == "tokenizer")
     assert (check.ok, check.detail) == (None, "this layout hashes token ids themselves")
+
+
+@pytest.mark.parametrize(("pre", "composes"), [("qwen2", True), ("qwen35", True), ("gpt-2", False)])
+def test_a_text_that_is_composed_is_noted(pre, composes, tmp_path):
+    path = with_tokenizer(tmp_path / "model.gguf", keys_of(BPE, pre))
+    parts, whole = "caf" + "e\u0301 au lait", "caf\u00e9 au lait"
+    found, right = (engram.look_up(path, text) for text in (parts, whole))
+    ids = [[token.token_id for token in it.tokens] for it in (found, right)]
+    assert (ids[0] == ids[1]) == composes
+    assert len(found.notes) == composes
+    assert right.notes == (), "nothing changes"
+    done = run("lookup", path, parts, "--json").ended()
+    assert json.loads(done.stdout)["notes"] == list(found.notes)
+    assert ("composes this text (NFC)" in done.stderr) == composes
+    assert "NFC" not in run("lookup", path, parts, "-q").ended().stderr
+
+
+def test_pieces_are_not_composed(tmp_path):
+    tokens, types, scores = sentence_pieces(0)
+    more = {"scores": Array("float32", scores), "unknown_token_id": ("uint32", 0)}
+    tokenizer = gguf_tokenizer(
+        written(tmp_path / "model.gguf", keys("llama", tokens, types, **more))
+    )
+    normalizer = tokenizer.tokenizer.normalizer
+    assert normalizer.normalize_str("e\u0301") != normalizer.normalize_str("\u00e9")
 
 
 @pytest.mark.parametrize(
