@@ -134,6 +134,10 @@ def _of_encoded(table: EncodedTensor) -> SourceTable:
 def _stored_tables(source: str | Path) -> dict[int | None, Callable[[], SourceTable]]:
     """Find the tables in safetensors files, which need not be all of a checkpoint."""
     opened = open_checkpoint(source)
+    if opened.path is not None and opened.path.is_file():
+        folder = opened.path.parent
+        if stored_model_config(folder).get("engram"):  # a file of an attached folder
+            opened = open_checkpoint(folder)
     if opened.path is None:
         raise UsageError(
             f"{source} is on the hub, and rows of it are read from files here.",

@@ -282,8 +282,9 @@ def test_a_memory_of_ours_is_a_source(tmp_path, tmp_path_factory):
         (values,) = (it for key, it in stored.items() if key.endswith(name))
         content = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
         fill(path, {table.values.name: content})
-    found = checks(path, folder)
-    assert [it.ok for it in found.values()] == [True] * len(addresses.layers), found
+    for source in (folder, file):
+        found = checks(path, source)
+        assert [it.ok for it in found.values()] == [True] * len(addresses.layers), found
     assert codes(path, path) == []
 
 
