@@ -138,7 +138,7 @@ def to_gguf(
     values = _values(dialect, facts, config, base, base_memory)
     for layer_id, parts in memory.layers.items():
         for part, stored in parts.items():
-            if (scales := stored.block_scales) is not None:
+            if part != TABLE and (scales := stored.block_scales) is not None:
                 key = block_scales_key(layer_id, part)
                 values[key] = NewValue("uint8", scales.ravel().tolist())
     base_files = [] if base is None else [part.path for part in base.parts]
