@@ -100,8 +100,8 @@ def gguf_dtype_name(text: str) -> str:
     try:
         return dtype_name(text)
     except InputError as error:
-        names = ", ".join((*TABLE_DTYPES, f"{Q8_0} (in GGUF)"))
-        raise InputError(error.message, f"One of {names}.", value=text) from None
+        hint = f"{error.hint.removesuffix('.')}; in GGUF also {Q8_0}."
+        raise InputError(error.message, hint, value=text) from None
 
 
 def row_bytes(width: int, dtype: str) -> int:

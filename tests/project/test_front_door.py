@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     (folder / "gpt2").mkdir()
     for file in BPE.iterdir():
         (folder / "gpt2" / file.name).write_bytes(file.read_bytes())
-    write_filled(folder / "model.gguf", "gguf_llama", pad_id=7)
+    write_filled(folder / "model.gguf", "gguf_llama", offsets=[0] * 12)
     return folder
 
 

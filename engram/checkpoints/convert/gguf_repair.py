@@ -86,7 +86,7 @@ def repair_gguf(
         >>> import engram
         >>> mended = engram.repair_gguf("model.gguf", "mended.gguf").mended
         >>> [fault.code for fault in mended]
-        ['CONST_WRONG']
+        ['OFFSETS_WRONG']
     """
     refuse_empty(path, "the GGUF file")
     output = Path(output)

@@ -70,7 +70,7 @@ def source_tables(source: str | Path) -> SourceTables:
         CorruptFileError: A file is torn.
         InputError: It holds no table.
         LayoutError: It is of a kind that is not read.
-        MismatchError: A memory of ours does not fit its config.
+        MismatchError: A memory that was attached does not fit its config.
         UsageError: It is a checkpoint on the hub that is not in GGUF.
     """
     place = find_gguf(source)
