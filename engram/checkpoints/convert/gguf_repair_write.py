@@ -88,6 +88,7 @@ def write_repaired(
     if len(parts) == 1:
         with atomic_write(result.output) as opened:
             parts[0].write(opened.fileno(), step)
+            check_file(result.output, overwrite)  # it may have appeared since
         return
     with new_folder(result.output, own_files, overwrite) as folder:
         for part, file in zip(parts, result.files, strict=True):

@@ -346,6 +346,22 @@ def test_folders_and_files_of_the_user_are_not_replaced(released, tmp_path):
     assert output.read_text() == "precious"
 
 
+def test_a_file_that_appears_during_a_repair_stays(attached, tmp_path):
+    convert(attached, tmp_path / "whole.gguf", "gguf_llama")
+    zero = _with_values(
+        tmp_path / "whole.gguf", tmp_path / "zero.gguf", head_count=NewValue("uint32", 0)
+    )
+    output = tmp_path / "late.gguf"
+    with pytest.raises(InputError, match="already there"):
+        repair_gguf(
+            zero,
+            output,
+            tokenizer=BPE,
+            progress=lambda done, total: output.write_text("precious"),
+        )
+    assert output.read_text() == "precious"
+
+
 def test_no_part_of_what_is_read_is_written(released, tmp_path):
     convert(released, tmp_path / "model", "gguf_ds4", tokenizer=BPE)
     first, second = sorted((tmp_path / "model").glob("*.gguf"))
