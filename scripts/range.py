@@ -27,6 +27,7 @@ TESTS = (
     *("checkpoints/attach/test_attach.py", "checkpoints/attach/test_attach_layouts.py"),
     *("checkpoints/attach/test_adapter.py", "checkpoints/convert/test_convert.py"),
     *("checkpoints/convert/test_published_names.py", "checkpoints/convert/test_gguf.py"),
+    "checkpoints/convert/test_gguf_outputs.py",
     *("checkpoints/verify/test_behaviour.py", "hf/test_decode.py", "hf/test_generate.py"),
     *("hf/test_load_tables.py", "hf/test_masked_gaps.py", "hf/test_memory_arguments.py"),
     *("addressing/test_forms.py", "corpus/hash/test_hash_text.py"),

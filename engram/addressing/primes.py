@@ -91,6 +91,11 @@ def head_primes(
     }
 
 
+def flat_primes(config: EngramConfig) -> list[int]:
+    """Return the primes of all heads: by layer in hash order, then by order, then by head."""
+    return [prime for heads in head_primes(config).values() for order in heads for prime in order]
+
+
 def stored_rows(primes: Sequence[Sequence[int]], row_multiple: int) -> int:
     """Return a layer's stored rows: the sum of its primes, rounded up to `row_multiple`."""
     return -(-sum(map(sum, primes)) // row_multiple) * row_multiple

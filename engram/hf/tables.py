@@ -13,6 +13,7 @@ from torch.nn import Module
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError, UsageError
 from engram.nn import DiskEmbedding, FileEmbedding, QuantisedDiskEmbedding, ShardedEmbedding
 from engram.nn.stored_dtypes import TAGS, TORCH_DTYPES
+from engram.storage.chunks import made_chunks
 from engram.storage.dtypes import DTYPES, scales_per_row
 from engram.storage.files import atomic_write, write_json
 from engram.storage.safetensors_headers import (
@@ -22,7 +23,7 @@ from engram.storage.safetensors_headers import (
     read_header,
     read_weight_map,
 )
-from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes, made_chunks
+from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
 from engram.storage.stored import read_folder_headers
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 

@@ -10,6 +10,9 @@ from engram.storage.gguf_headers import GgufFile, GgufProblem, GgufTensor, read_
 from engram.storage.gguf_values import INTEGERS, GgufValue
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
+# Keys by which each part says how the model is split, with the types that llama.cpp reads.
+SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
+SPLIT_KINDS = {SPLIT_NO: "uint16", SPLIT_COUNT: "uint16", SPLIT_TENSORS: "int32"}
 NAMED = 10  # files that a message names
 
 
@@ -100,15 +103,15 @@ def _split_problems(parts: Sequence[GgufFile]) -> Iterator[GgufProblem]:
     """Compare what the parts state about the split with their names and tensors."""
     count, total = len(part_names(parts[0].path.name)), sum(len(part.tensors) for part in parts)
     for index, part in enumerate(parts):
-        stated = _integer(part, "split.count")
+        stated = _integer(part, SPLIT_COUNT)
         if count == 1 and (stated or 0) > 1:
             message = f"{part.path.name} is one of {stated} parts, which its name does not say."
-            yield GgufProblem("SPLIT_NAME", "split.count", message, part.path)
+            yield GgufProblem("SPLIT_NAME", SPLIT_COUNT, message, part.path)
         if count == 1:
             continue
-        expected = [("SPLIT_COUNT", "split.count", count), ("SPLIT_NO", "split.no", index)]
+        expected = [("SPLIT_COUNT", SPLIT_COUNT, count), ("SPLIT_NO", SPLIT_NO, index)]
         if len(parts) == count:
-            expected.append(("SPLIT_TENSORS", "split.tensors.count", total))
+            expected.append(("SPLIT_TENSORS", SPLIT_TENSORS, total))
         for code, key, right in expected:
             if (found := _integer(part, key)) != right:
                 shown = "missing" if found is None else found

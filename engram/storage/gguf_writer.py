@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from engram.errors import InputError
+from engram.storage.chunks import Chunks
 from engram.storage.ggml_types import TYPES
 from engram.storage.gguf_values import ARRAY, KIND_NUMBERS, STRING, GgufValue
-from engram.storage.safetensors_writer import Chunks
 
 ALIGNMENT = "general.alignment"
 _VERSION = 3
@@ -89,7 +89,7 @@ class NewTensor:
         """Bytes of the tensor."""
         if self.stored_bytes is not None:
             return self.stored_bytes
-        row_bytes = TYPES[self.type_id].row_bytes(self.dims[0])
+        row_bytes = TYPES[self.type_id].row_bytes(self.dims[0] if self.dims else 1)
         if row_bytes is None:
             raise InputError(
                 f"{self.name}: rows of {self.dims[0]} values are not whole blocks of "

@@ -1,17 +1,13 @@
 """Safetensors files as streams: the header first, then each tensor chunk by chunk."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from engram.storage.chunks import Chunks
 from engram.storage.dtypes import DTYPES
-
-Chunk = Any  # anything with the buffer protocol
-# Chunks of one tensor, each made when its function is called, on whatever thread.
-Chunks = Iterable[Callable[[], Chunk]]
 
 
 @dataclass(frozen=True)
@@ -90,15 +86,3 @@ def header_bytes(
 def chunks_of(tensors: Iterable[TensorStream]) -> Chunks:
     """Return the makers of all bytes that follow the header, in order."""
     return (maker for tensor in tensors for maker in tensor.chunks)
-
-
-def made_chunks(makers: Chunks) -> Iterator[Chunk]:
-    """Yield chunks in order; two are being made at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        waiting: list[Future[Chunk]] = []
-        for maker in makers:
-            waiting.append(pool.submit(maker))
-            if len(waiting) > 2:
-                yield waiting.pop(0).result()
-        while waiting:
-            yield waiting.pop(0).result()

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from engram.errors import DoesNotFitError, EngramError, InputError
 from engram.storage import staging
-from engram.storage.safetensors_writer import Chunk, Chunks, made_chunks
+from engram.storage.chunks import Chunk, Chunks, made_chunks
 from engram.version import __version__
 
 JOURNAL = "journal.jsonl"

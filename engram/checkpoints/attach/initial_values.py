@@ -17,9 +17,10 @@ from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.init import Init
 from engram.config.table_dtype import TableDtype
+from engram.storage.chunks import Chunks
 from engram.storage.dtypes import QUANTISED
 from engram.storage.machine_code import compiled
-from engram.storage.safetensors_writer import Chunks, TensorStream
+from engram.storage.safetensors_writer import TensorStream
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 
 _TABLE_STD = 1.0  # as the reference demo's table starts

@@ -17,7 +17,7 @@ from engram.errors import EngramError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage import folders
 from engram.storage.files import Progress, check_file, write_json
-from engram.storage.gguf_parts import part_names
+from engram.storage.gguf_parts import SPLIT_KINDS, part_names
 from engram.storage.gguf_values import GgufValue
 from engram.storage.gguf_writer import ALIGNMENT, NewTensor, NewValue, header_of, padded_chunks
 from engram.storage.json_files import TEXT, read_json
@@ -27,7 +27,6 @@ from engram.storage.unfinished import described_files, move_in, unfinished
 RECORD_FILE = "engram-parts.json"
 # Bytes of a part, unless one tensor has more: the hub takes files up to 50 GB.
 MAX_PART_BYTES = 48 * 10**9
-SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +96,8 @@ class GgufConversion:
 
     def _values_of(self, index: int, count: int) -> dict[str, NewValue | GgufValue]:
         numbers = (index, count, len(self.tensors))
-        split = {
-            key: NewValue("int32" if key == SPLIT_KEYS[-1] else "uint16", number)
-            for key, number in zip(SPLIT_KEYS, numbers, strict=True)
-        }
+        kinds = zip(SPLIT_KINDS.items(), numbers, strict=True)
+        split = {key: NewValue(kind, number) for (key, kind), number in kinds}
         own = self.values if index == 0 else {ALIGNMENT: self.values[ALIGNMENT]}
         return {**own, **split}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engram.addressing.addresses import Addresses, TokenMap, map_digest
-from engram.addressing.primes import head_primes, stored_rows
+from engram.addressing.primes import flat_primes, head_primes, stored_rows
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.gguf.constant_faults import config_like, drawn, kind_of
@@ -46,7 +46,9 @@ class RightFacts:
         if found and sorted(stated) != list(found):
             return found
         released = tuple(self._release.layer_ids or ())
-        if not (found or self._counts_from_1) and self._numbers("primes") == _primes(self._release):
+        if not (found or self._counts_from_1) and self._numbers("primes") == flat_primes(
+            self._release
+        ):
             return released  # more constants are stated than layers, and none is to be lost
         return tuple(stated) or released
 
@@ -56,7 +58,7 @@ class RightFacts:
         fitting = [config for config in self._candidates() if self._fits(config)]
         stated = self._numbers("primes")
         # Without tables, what is stated tells one memory from another.
-        as_stated = (config for config in fitting if _primes(config) == stated)
+        as_stated = (config for config in fitting if flat_primes(config) == stated)
         return next(as_stated, next(iter(fitting), None))
 
     @property
@@ -104,9 +106,7 @@ class RightFacts:
             any_pad = 0 if pad is None else pad  # nothing but `pad_id` follows from it
             facts |= memory_facts(
                 Addresses.from_config(self._with_own_vocab(config), token_map, any_pad),
-                row_width=0,
-                kernel_size=0,
-                size_base=config.rows_per_head[0],
+                config.rows_per_head[0],
             )
             if pad is None:  # only its own file knows it
                 facts.pop("pad_id", None)
@@ -201,14 +201,10 @@ class RightFacts:
     def _numbers(self, fact: str) -> list[int] | None:
         return stated_numbers(self.memory, fact)
 
-    @property
-    def _token_count(self) -> int | None:
-        return self.memory.vocab_size
-
     def _own_map(self) -> TokenMap | None:
         """The token map of the file; None where it is missing or not of this vocabulary."""
         numbers = self._numbers("token_map")
-        if not numbers or self._token_count not in (None, len(numbers)):
+        if not numbers or self.memory.vocab_size not in (None, len(numbers)):
             return None
         wide = whole_numbers(numbers)
         used = np.unique(wide)
@@ -237,13 +233,13 @@ class RightFacts:
         config, count = self.config, len(token_map)
         maps = self.memory.layout.known_maps.items()
         known = [digest for (ids, _), digest in maps if ids == count]
-        is_released = config is not None and _primes(config) == _primes(self._release)
+        is_released = config is not None and flat_primes(config) == flat_primes(self._release)
         return is_released and bool(known) and map_digest(token_map) not in known
 
     def _map_of(self, tokenizer: TokenizerFile) -> TokenMap:
         """The token map of the tokenizer, for as many tokens as the file has."""
         found = compressed_map(tokenizer)
-        count = self._token_count or len(found)
+        count = self.memory.vocab_size or len(found)
         if len(found) < count:
             raise MismatchError(
                 f"{tokenizer.name}: it has {len(found):,} ids, and the model {count:,} tokens.",
@@ -325,7 +321,3 @@ class RightFacts:
 
 def _is_among(rows: int, right: tuple[int, ...]) -> bool:
     return rows in right
-
-
-def _primes(config: EngramConfig) -> list[int]:
-    return [prime for heads in head_primes(config).values() for order in heads for prime in order]

@@ -1,4 +1,4 @@
-"""`plan_repair`: the files of a memory in GGUF with right metadata, before anything is written."""
+"""`RepairPlan`: the files of a memory in GGUF with right metadata, before anything is written."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import numpy as np
 from engram.checkpoints.convert.gguf_repair_facts import RightFacts
 from engram.checkpoints.convert.gguf_repair_parts import NewPart, NewPlace, Values, stored_bytes
 from engram.checkpoints.gguf.gguf_addresses import read_numbers
-from engram.checkpoints.gguf.gguf_memory import GgufMemory
+from engram.checkpoints.gguf.gguf_memory import ARCHITECTURE, GgufMemory
 from engram.errors import EngramError
 from engram.layouts.gguf_dialect import Fact, GgufDialect
 from engram.layouts.gguf_dialects import DIALECTS
 from engram.storage.ggml_types import type_named
 from engram.storage.gguf_headers import GgufFile, GgufTensor
-from engram.storage.gguf_parts import part_names
+from engram.storage.gguf_parts import (
+    SPLIT_COUNT,
+    SPLIT_KINDS,
+    SPLIT_NO,
+    SPLIT_TENSORS,
+    part_names,
+)
 from engram.storage.gguf_values import INTEGERS, GgufValue
 from engram.storage.gguf_writer import ALIGNMENT, NewTensor, NewValue
-
-ARCHITECTURE = "general.architecture"
-# Of the keys that say how a model is split: the type that llama.cpp reads them as.
-_NO, _COUNT, _TOTAL = "split.no", "split.count", "split.tensors.count"
-_SPLIT = {_NO: "uint16", _COUNT: "uint16", _TOTAL: "int32"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ class RepairPlan:
         if len(places) > 1:
             total = sum(map(len, places))
             values = [
-                _split(own, {_NO: at, _COUNT: len(places), _TOTAL: total})
+                _split(own, {SPLIT_NO: at, SPLIT_COUNT: len(places), SPLIT_TENSORS: total})
                 for at, own in enumerate(values)
             ]
         alignment = old[0].alignment
@@ -251,7 +252,7 @@ def _split(values: Values, right: Mapping[str, int]) -> Values:
     for key, number in right.items():
         stored = values.get(key)
         if not isinstance(stored, GgufValue) or not _states(stored, number):
-            new[key] = NewValue(_SPLIT[key], number)
+            new[key] = NewValue(SPLIT_KINDS[key], number)
     return new
 
 

@@ -10,26 +10,31 @@ from typing import Any
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.checkpoints.convert.expressible import demand_ends
-from engram.checkpoints.convert.gguf_conversion import SPLIT_KEYS, GgufConversion
+from engram.checkpoints.convert.gguf_conversion import GgufConversion
 from engram.checkpoints.convert.gguf_source import TOOLKIT_PREFIX, GgufSource, block_scales_key
 from engram.checkpoints.convert.gguf_tensors import gguf_tensors, usual_encoding
 from engram.checkpoints.convert.memory_files import memory_files
 from engram.checkpoints.convert.recoded import LossRecord, Rows
 from engram.checkpoints.gguf.gguf_facts import fact_keys, memory_facts
-from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory, holds_gguf, memory_of
+from engram.checkpoints.gguf.gguf_memory import (
+    ARCHITECTURE,
+    TOKENS,
+    GgufMemory,
+    holds_gguf,
+    memory_of,
+)
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.complete_addresses import complete_addresses
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage.dtypes import Q8_0, gguf_dtype_name
-from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
+from engram.storage.gguf_parts import SPLIT_KINDS, GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import INTEGERS, GgufValue
 from engram.storage.gguf_writer import ALIGNMENT, NewTensor, NewValue
 from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS
 from engram.tensor_names import TABLE
 
-ARCHITECTURE = "general.architecture"
 _COPIED_BYTES = 2**22
 _PAGE = 16384  # of Apple's processors: family D maps tables apart from the rest
 _ALIGNMENT = 32
@@ -127,12 +132,10 @@ def to_gguf(
     ]
     tables = {tensor.name for tensor in own if _is_table(dialect, tensor.name)}
     others = [] if base is None else [*_other_tensors(base, base_memory)]
-    facts = memory_facts(
-        addresses,
-        row_width=config.row_width,
-        kernel_size=config.kernel_size,
-        size_base=config.rows_per_head[0],
-    )
+    facts = memory_facts(addresses, size_base=config.rows_per_head[0]) | {
+        "row_width": config.row_width,
+        "kernel_size": config.kernel_size,
+    }
     if ROW264 in dialect.row_encodings:
         facts["encoding"] = ROW264
     values = _values(dialect, facts, config, base, base_memory)
@@ -245,7 +248,7 @@ def _values(
         values |= {
             key: value
             for key, value in base.values.items()
-            if key not in (*dropped, *SPLIT_KEYS, ALIGNMENT) and not key.startswith(TOOLKIT_PREFIX)
+            if key not in (*dropped, *SPLIT_KINDS, ALIGNMENT) and not key.startswith(TOOLKIT_PREFIX)
         }
         alignment = max(alignment, base.parts[0].alignment)
     return {**values, ALIGNMENT: NewValue("uint32", alignment), **own}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import map_digest
 from engram.addressing.multipliers import multipliers
-from engram.addressing.primes import head_primes
+from engram.addressing.primes import flat_primes
 from engram.checkpoints.gguf.file_faults import Fault
 from engram.checkpoints.gguf.gguf_addresses import whole_numbers
 from engram.checkpoints.gguf.gguf_memory import GgufMemory
@@ -84,7 +84,7 @@ class ConstantJudge:
         primes, config = self._numbers("primes"), self._config()
         if primes is None or config is None:
             return
-        right = [p for heads in head_primes(config).values() for order in heads for p in order]
+        right = flat_primes(config)
         if primes != right:
             first = _first(primes, right)
             yield Fault(

@@ -13,16 +13,12 @@ from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage.gguf_writer import NewValue
 
 
-def memory_facts(
-    addresses: Addresses, *, row_width: int, kernel_size: int, size_base: int | None
-) -> dict[str, Any]:
-    """Return what a memory's constants are, by our names of facts.
+def memory_facts(addresses: Addresses, size_base: int) -> dict[str, Any]:
+    """Return the constants of a memory by our names of facts; no sizes of its rows and module.
 
     Args:
         addresses: The constants, with their token map if compressed ids are hashed.
-        row_width: Values of a row.
-        kernel_size: Taps of the convolution.
-        size_base: Nominal rows of a head, where they are known.
+        size_base: Nominal rows of a head.
 
     Raises:
         MissingFileError: The token map is not there.
@@ -33,15 +29,12 @@ def memory_facts(
         "rows": [layer.stored_rows for layer in layers],
         "orders": addresses.max_ngram_size,
         "heads": addresses.n_heads,
-        "row_width": row_width,
-        "kernel_size": kernel_size,
         "primes": [prime for layer in layers for prime in layer.heads],
         "offsets": [offset for layer in layers for offset in layer.offsets],
         "multipliers": [factor for layer in layers for factor in layer.multipliers],
         "present": True,
+        "size_base": size_base,
     }
-    if size_base is not None:
-        facts["size_base"] = size_base
     if addresses.map_sha256 is None:
         return facts | {"eos_token_id": addresses.fill}
     if token_map is None:

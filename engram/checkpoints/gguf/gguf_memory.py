@@ -18,7 +18,7 @@ from engram.storage.gguf_on_hub import HubGguf
 from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import INTEGERS, GgufValue
 
-_ARCHITECTURE = "general.architecture"
+ARCHITECTURE = "general.architecture"
 TOKENS = "tokenizer.ggml.tokens"
 # Plain bytes: the width of a row in values does not follow from that of the tensor.
 _BYTES = "I8"
@@ -87,7 +87,7 @@ class GgufMemory:
     @property
     def architecture(self) -> str | None:
         """Value of ``general.architecture``; None where it is missing or not a text."""
-        return _text(self.files.values.get(_ARCHITECTURE))
+        return _text(self.files.values.get(ARCHITECTURE))
 
     @property
     def vocab_size(self) -> int | None:
@@ -303,7 +303,7 @@ def open_gguf(place: Path | HubGguf) -> GgufMemory:
     files = read_gguf_parts(place) if isinstance(place, Path) else place.read()
     memory = memory_of(files, str(place))
     if memory is None:
-        architecture = _text(files.values.get(_ARCHITECTURE))
+        architecture = _text(files.values.get(ARCHITECTURE))
         of = "" if architecture is None else f" of architecture {architecture}"
         raise InputError(
             f"{files.parts[0].path} is a GGUF file{of} without a memory: none of its "
@@ -324,7 +324,7 @@ def memory_of(files: GgufFiles, name: str) -> GgufMemory | None:
         files: Its files.
         name: What to call it in messages.
     """
-    architecture = _text(files.values.get(_ARCHITECTURE))
+    architecture = _text(files.values.get(ARCHITECTURE))
     dialect = find_dialect(files.values, files.tensors, architecture)
     return None if dialect is None else GgufMemory(name, files, dialect)
 

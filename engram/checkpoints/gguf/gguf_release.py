@@ -6,7 +6,7 @@ import numpy as np
 
 from engram.addressing.addresses import map_digest
 from engram.addressing.multipliers import multipliers
-from engram.addressing.primes import head_primes, stored_rows
+from engram.addressing.primes import flat_primes, head_primes, stored_rows
 from engram.checkpoints.gguf.gguf_addresses import read_numbers, whole_numbers
 from engram.checkpoints.gguf.gguf_memory import GgufMemory
 from engram.config.engram_config import EngramConfig
@@ -41,8 +41,7 @@ def _has_rows_of(release: EngramConfig, memory: GgufMemory) -> bool:
     primes, stated = stated_numbers(memory, "primes"), stated_numbers(memory, "rows")
     if primes is None and stated is None:
         return _has_known_map(memory)
-    right = [prime for orders in heads.values() for order in orders for prime in order]
-    return primes == right or stated == [*rows.values()]
+    return primes == flat_primes(release) or stated == [*rows.values()]
 
 
 def _has_known_map(memory: GgufMemory) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engram.errors import LayoutError, MismatchError
 from engram.storage.gguf_headers import GgufTensor
+from engram.storage.matrix import Matrix
 from engram.storage.row_encodings.known_encodings import row_encoding
 from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS, split
 
@@ -28,7 +29,7 @@ _FP8 = (ROW264, TWO_TENSORS)
 
 
 @dataclass(frozen=True, eq=False)
-class GgufStored:
+class GgufStored(Matrix):
     """Floats in a GGUF file.
 
     Attributes:
@@ -61,16 +62,6 @@ class GgufStored:
         if self.shift:
             return "float32"
         return "fp8" if self.encoding in _FP8 else _FLOATS.get(self.encoding, "float32")
-
-    @property
-    def rows(self) -> int:
-        """Rows of the matrix."""
-        return self.shape[0]
-
-    @property
-    def width(self) -> int:
-        """Columns of the matrix."""
-        return prod(self.shape[1:])
 
     @cached_property
     def _is_stored_so(self) -> bool:

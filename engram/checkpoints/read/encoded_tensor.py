@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from engram.checkpoints.published.encoded_values import EncodedValues
 from engram.checkpoints.read.stored_tensor import read_bytes
 from engram.errors import MismatchError
+from engram.storage.matrix import Matrix
 from engram.storage.row_encodings.known_encodings import row_encoding
 from engram.storage.stored_values import decode
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EncodedTensor:
+class EncodedTensor(Matrix):
     """Packed floats in safetensors files.
 
     Attributes:
@@ -44,16 +44,6 @@ class EncodedTensor:
     def dtype(self) -> str:
         """Name of the encoding."""
         return self.values.encoding
-
-    @property
-    def rows(self) -> int:
-        """Rows of the matrix."""
-        return self.shape[0]
-
-    @property
-    def width(self) -> int:
-        """Columns of the matrix."""
-        return prod(self.shape[1:])
 
     @property
     def row_bytes(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engram.errors import CorruptFileError, LayoutError, MismatchError
 from engram.storage.dtypes import DTYPES, FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES
+from engram.storage.matrix import Matrix
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored_values import decode
 
@@ -27,7 +28,7 @@ _SCALE_FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class StoredTensor(Matrix):
     """Floats in safetensors files.
 
     Attributes:
@@ -53,16 +54,6 @@ class StoredTensor:
     def dtype(self) -> str:
         """Name of the stored dtype."""
         return _NAMES[self.pieces[0].dtype]
-
-    @property
-    def rows(self) -> int:
-        """Rows of the matrix."""
-        return self.shape[0]
-
-    @property
-    def width(self) -> int:
-        """Columns of the matrix."""
-        return prod(self.shape[1:])
 
     @property
     def row_bytes(self) -> int:
