@@ -14,6 +14,7 @@ import engram
 from engram.errors import DoesNotFitError, UsageError
 from engram.layouts import LAYOUTS
 from engram.layouts.gguf_dialects import WRITTEN_DIALECTS
+from engram.units import format_bytes
 from engram_cli.attach import files_table
 from engram_cli.engine import WORK_IS_KEPT
 from engram_cli.options import (
@@ -175,11 +176,13 @@ def convert(
 def _telling_what_is_kept(out: Output, output: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyboardInterrupt, OSError, DoesNotFitError):
-        from engram.storage.unfinished import can_be_continued
+    except (KeyboardInterrupt, OSError, DoesNotFitError) as error:
+        from engram.storage.unfinished import SYNC_BYTES, can_be_continued
 
         if can_be_continued(output):
             out.note(WORK_IS_KEPT)
+        elif isinstance(error, KeyboardInterrupt):
+            out.note(f"Nothing is kept of less than {format_bytes(SYNC_BYTES)}: start over.")
         raise
 
 

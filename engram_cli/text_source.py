@@ -24,7 +24,7 @@ def one_text(
         column: Value of ``--text-column``.
 
     Raises:
-        UsageError: Neither is given, or both; or the corpus is a folder of something else.
+        UsageError: Neither is given, or both; or the corpus holds no tokens.
         MissingFileError: There is no such corpus.
     """
     given = [path for path in (text, corpus) if path is not None]
@@ -41,7 +41,7 @@ def one_text(
         if not corpus.exists():
             raise MissingFileError.at(corpus, "Build token shards: engram corpus build.")
         raise UsageError(
-            f"{corpus} holds no token shards.",
+            f"{corpus} holds no tokens.",
             f"Give texts with --text {corpus}, or tokens. {FORMATS_HINT}",
         )
     return given[0]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.memory_tensors import ReleasedTensor
 from engram.checkpoints.read.stored_tensor import StoredTensor
+from engram.storage.row_encodings.rounding import to_bfloat16
 from engram.tensor_names import TABLE
 
 _FOUR_GIB = 2**32
@@ -68,21 +68,5 @@ def _row(layer_id: int, table: ReleasedTensor, row: int, why: list[str]) -> dict
         "stored_hex": table.read_bytes(row, 1).tobytes().hex(),
         "scales_hex": None if scales is None else scales.tobytes().hex(),
         "float32_bits": values.view(np.uint32).tolist(),
-        "bfloat16_bits": bfloat16_bits(values).tolist(),
+        "bfloat16_bits": to_bfloat16(values).tolist(),
     }
-
-
-def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round float32 to bfloat16, to nearest and ties to even.
-
-    Args:
-        values: Values of any shape.
-
-    Returns:
-        The upper halves of the rounded float32, of the same shape.
-    """
-    bits = values.view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    # Rounding could carry a NaN over into a number.
-    quiet = (bits >> 16) | 0x40
-    return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engram.addressing.multipliers import LAYER_STEP
 from engram.addressing.primes import head_primes, stored_rows
 from engram.arguments import checked
 from engram.checkpoints.published.written_settings import written_values
@@ -19,8 +20,6 @@ from engram.layouts.settings import Setting, write_settings
 from engram.storage.files import check_file, write_json
 
 SCHEMA = "engram.config-export/1"
-# What the hash of one layer is apart from that of the next.
-_LAYER_SEED = 10007
 _OF_THE_TOOLKIT = {"use_offload": False, "offload_cache_lines": 0}
 
 
@@ -191,8 +190,10 @@ def _values(
         compressed_vocab_size=compressed,
         pad_id=pad if isinstance(pad, int) else None,
     )
+    if tokenizer is not None:
+        values["tokenizer"] = str(tokenizer)
     values["rows_of_heads"] = list(config.rows_per_head)
-    values["seed_from_one"] = config.seed - _LAYER_SEED
+    values["seed_from_one"] = config.seed - LAYER_STEP
     if config.rules.prime_order == "sorted":
         values["layer_ids"] = sorted(config.layer_ids)
     # A block is two layers of a hybrid stack, counted from 1; the memory is before the first one.

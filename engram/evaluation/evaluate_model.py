@@ -106,7 +106,10 @@ def evaluate(
     context = window_tokens(opened, options.context)
     demand_positions(opened.model, options.needle_context or 0, "needle_context")
     counted = CountedTokens(chosen.main, context, opened.tokenizer)
-    found = None if seen is None else _find_seen(seen, counted, chosen, opened, text)
+    found: Seen | None = None
+    seen_notes: tuple[str, ...] = ()
+    if seen is not None:
+        found, seen_notes = _find_seen(seen, counted, chosen, opened, text)
     trials = _trials(opened, chosen, context, options)
     own_base = base is None and not opened.base_was_trained
     measured = MeasuredRuns(
@@ -152,6 +155,7 @@ def evaluate(
         needles=needles,
         layers=measured.gates.probes(opened.model, opened.training, options.seed),
         notes=(
+            *seen_notes,
             *long.notes,
             *needle_notes(needles, options.needle_context),
             *notes_of(losses, training, chosen, opened.training, others),
@@ -172,8 +176,12 @@ def _find_seen(
     chosen: EvaluatedText,
     opened: OpenModel,
     text: TextOptions | None,
-) -> Seen:
-    """Count tokens and n-grams in another text, but for evaluated documents of the same one."""
+) -> tuple[Seen, tuple[str, ...]]:
+    """Count tokens and n-grams in another text, but for evaluated documents of the same one.
+
+    Returns:
+        The counts, and what should be said with them.
+    """
     found = find_tokens(seen, None if text is None else text.text_key)
     rules = text if found is None or text is None else found.options_of(text)
     other = TrainingDocuments(seen, opened.tokenizer, options=rules, held_out_share=None)
@@ -181,7 +189,8 @@ def _find_seen(
     if other.sha256 == chosen.documents.sha256:
         is_held_out = chosen.split == "held_out"
         left_out = (chosen.documents.held_out if is_held_out else chosen.numbers).tolist()
-    return find_seen(counted, other, opened.addresses, left_out)
+    notes = () if other.note is None else (other.note,)
+    return find_seen(counted, other, opened.addresses, left_out), notes
 
 
 def _trials(

@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 from engram.errors import UsageError
 from engram.layouts.gguf_dialect import Fact, GgufDialect, Kind
+from engram.storage.row_encodings.fp8_rows import ROW264, TWO_TENSORS
 
 _U32: tuple[Kind, ...] = ("uint32",)
 _I32: tuple[Kind, ...] = ("int32",)
@@ -58,7 +59,7 @@ _DS4 = GgufDialect(
     name="gguf_ds4",
     optional=("encoding",),
     engines=("ds4",),
-    row_encodings=("e4m3_e8m0_32_row264",),
+    row_encodings=(ROW264,),
     source="antirez/ds4 and its forks, ports of llama.cpp that read its files",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -259,7 +260,7 @@ _JIG = GgufDialect(
     name="gguf_jig",
     optional=("size_base", "present"),
     engines=("jig",),
-    row_encodings=("e4m3_e8m0_32",),
+    row_encodings=(TWO_TENSORS,),
     source="JigSawPT/llama.cpp, with constants as tensors",
     layout=_V41,
     architectures=_DEEPSEEK,

@@ -15,8 +15,8 @@ from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.engines.golden_cases import Case, Step, read_case
-from engram.engines.golden_rows import bfloat16_bits
 from engram.nn import EngramModule
+from engram.storage.row_encodings.rounding import to_bfloat16
 from engram.tensor_names import TABLE
 from support import tiny
 from support.layouts import LAYOUTS, layout_config, random_memory
@@ -242,7 +242,7 @@ def test_rounding_to_bfloat16():
     random = np.random.default_rng(0).integers(0, 2**32, 10_000).tolist()
     values = np.array([*special, *halves, *random], dtype=np.uint32).view(np.float32)
     expected = torch.from_numpy(values).bfloat16()
-    found = bfloat16_bits(values)
+    found = to_bfloat16(values)
     is_nan = np.isnan(values)
     assert found[~is_nan].tolist() == [
         number % 2**16 for number in expected[~torch.from_numpy(is_nan)].view(torch.int16).tolist()

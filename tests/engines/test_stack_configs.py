@@ -333,3 +333,8 @@ def test_fields_are_shown_as_the_stack_takes_them():
     assert "\nengram_layers: [1, 15]\n" in text("demo", "maxtext")
     stated = json.loads(text("qwen3.8-flash-next", "transformers"))
     assert stated["ple_layer_ids"] == [2]
+
+
+def test_a_tokenizer_that_is_given_is_the_one_that_is_named():
+    exported = engram.export_config("demo", "maxtext", tokenizer="organisation/name")
+    assert "organisation/name" in exported.to_dict()["fields"].values()

@@ -185,9 +185,12 @@ def _beyond(memory: GgufMemory, faults: Sequence[Fault]) -> NoError:
     """Return the error for what metadata do not mend."""
     lines = [f"{it.code}: {it.message.rstrip('.')}. {it.repair}" for it in faults]
     told = listed(lines, _TOLD, "\n")
+    hint = "Convert the model again, or download it from another place."
+    if {fault.code for fault in faults} == {"ROW_TYPE"}:
+        hint = faults[0].repair
     return NoError(
         f"{memory.name} cannot be mended by its metadata alone; nothing was written:\n{told}",
-        "Convert the model again, or download it from another place.",
+        hint,
         path=memory.name,
         codes=sorted({fault.code for fault in faults}),
         faults=[fault._asdict() for fault in faults],

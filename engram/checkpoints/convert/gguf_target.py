@@ -26,13 +26,13 @@ from engram.checkpoints.gguf.gguf_memory import (
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.complete_addresses import complete_addresses
 from engram.config.engram_config import EngramConfig
-from engram.errors import InputError, LayoutError, MismatchError, UsageError
+from engram.errors import LayoutError, MismatchError, UsageError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage.dtypes import Q8_0, gguf_dtype_name
 from engram.storage.gguf_parts import SPLIT_KINDS, GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import INTEGERS, GgufValue
 from engram.storage.gguf_writer import ALIGNMENT, NewTensor, NewValue
-from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS
+from engram.storage.row_encodings.fp8_rows import ROW264, TWO_TENSORS
 from engram.tensor_names import TABLE
 
 _COPIED_BYTES = 2**22
@@ -106,7 +106,8 @@ def to_gguf(
 
     Raises:
         LayoutError: The dialect is of another layout, or cannot store such rows.
-        InputError: The model is of an architecture whose engines look for no memory.
+        MismatchError: The model is of an architecture whose engines look for no memory, or has
+            another vocabulary or width.
     """
     config = memory.stored_config
     record = LossRecord()
@@ -237,7 +238,7 @@ def _values(
         stated = base.values.get(ARCHITECTURE)
         name = None if stated is None else stated.scalar()
         if name not in dialect.architectures:
-            raise InputError(
+            raise MismatchError(
                 f"{base.parts[0].path} is a model of architecture {name}, and engines look for a "
                 f"memory of {dialect.name} in {', '.join(dialect.architectures)}.",
                 "Leave --base out to write the memory alone.",

@@ -15,9 +15,10 @@ from engram.errors import InputError
 from engram.storage.dtypes import FP8_SCALE_BLOCK
 from engram.storage.ggml_types import type_named
 from engram.storage.gguf_writer import NewTensor
+from engram.storage.row_encodings.fp8_rows import ROW264, TWO_TENSORS
 from engram.storage.row_encodings.known_encodings import row_bytes, row_encoding
 from engram.storage.row_encodings.rounding import round_rows
-from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS, interleave
+from engram.storage.row_encodings.scaled_encodings import interleave
 from engram.tensor_names import TABLE
 
 if TYPE_CHECKING:

@@ -212,7 +212,8 @@ class FileJudge:
             if table.encoding not in ROW_ENCODINGS:
                 continue
             rows = telling_rows(table.rows, table.values.row_bytes or 1)
-            wrong = [str(row) for row in rows if not _is_finite(table, row)]
+            there = [row for row in rows if _is_there(table, row)]  # others are told as HALF_DONE
+            wrong = [str(row) for row in there if not _is_finite(table, row)]
             if wrong:
                 yield Fault(
                     "ROW_VALUES",
@@ -220,6 +221,14 @@ class FileJudge:
                     f"{table.encoding}",
                     "Convert the rows again, or state their encoding.",
                 )
+
+
+def _is_there(table: GgufTable, row: int) -> bool:
+    """Whether the files reach to the end of a row."""
+    return all(
+        tensor.start + (row + 1) * (tensor.row_bytes or 0) <= tensor.source.size
+        for tensor in table.decoded
+    )
 
 
 def _is_finite(table: GgufTable, row: int) -> bool:

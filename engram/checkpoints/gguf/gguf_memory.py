@@ -17,13 +17,13 @@ from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_on_hub import HubGguf
 from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import INTEGERS, GgufValue
+from engram.storage.row_encodings.fp8_rows import TWO_TENSORS
 
 ARCHITECTURE = "general.architecture"
 TOKENS = "tokenizer.ggml.tokens"
 # Plain bytes: the width of a row in values does not follow from that of the tensor.
 _BYTES = "I8"
 _CONV = "conv1d.weight"
-_TWO_TENSORS = "e4m3_e8m0_32"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class GgufTable:
     @property
     def decoded(self) -> tuple[GgufTensor, ...]:
         """Those that a row is decoded from: not scales that are kept beside requantised rows."""
-        return self.tensors if self.encoding == _TWO_TENSORS else (self.values,)
+        return self.tensors if self.encoding == TWO_TENSORS else (self.values,)
 
     @property
     def is_bytes(self) -> bool:
@@ -223,7 +223,7 @@ class GgufMemory:
         if values.type_name != _BYTES:
             return GgufTable(layer_id, values, scales, values.type_name, width)
         if scales is not None:
-            return GgufTable(layer_id, values, scales, _TWO_TENSORS, width)
+            return GgufTable(layer_id, values, scales, TWO_TENSORS, width)
         from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
 
         encoding = self.text("encoding") or _BYTES

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from engram.errors import LayoutError, MismatchError
 from engram.storage.gguf_headers import GgufTensor
 from engram.storage.matrix import Matrix
+from engram.storage.row_encodings.fp8_rows import ROW264, TWO_TENSORS
 from engram.storage.row_encodings.known_encodings import row_encoding
-from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS, split
+from engram.storage.row_encodings.scaled_encodings import split
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,17 +8,18 @@ from engram.checkpoints.published.formats import EXL3, MLX_TAG, format_of
 from engram.errors import LayoutError
 from engram.layouts.dialect import Key
 from engram.storage.dtypes import DTYPES, FLOATS
+from engram.storage.row_encodings.fp8_rows import TWO_TENSORS
 from engram.storage.row_encodings.mlx_kinds import mlx_name
 from engram.storage.safetensors_headers import TensorInfo
 
 # Encodings by bits of a value, its group of columns and the dtype of the group's scale.
 _BYTE_SCALED = {
     (4, 32, "F8_E8M0"): "fp4_e8m0_32",
-    (8, 32, "F8_E8M0"): "e4m3_e8m0_32",
+    (8, 32, "F8_E8M0"): TWO_TENSORS,
     (4, 16, "F8_E4M3"): "nvfp4",
 }
 # MLX stores scales of a byte as U8: what they are follows from bits and group.
-_MLX_SCALES = {(4, 32): "F8_E8M0", (8, 32): "F8_E8M0", (4, 16): "F8_E4M3"}
+_MLX_SCALES = {(bits, group): tag for bits, group, tag in _BYTE_SCALED}
 
 
 @dataclass(frozen=True)

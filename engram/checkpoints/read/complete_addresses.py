@@ -4,6 +4,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.same_memory import map_of
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.errors import MissingFileError
 from engram.tensor_names import TOKEN_MAP
 
 
@@ -18,7 +19,16 @@ def complete_addresses(memory: Checkpoint, tokenizer: TokenizerFile | None) -> A
         MissingFileError: There is no tokenizer where one is needed.
         MismatchError: It is another tokenizer than the memory was made with.
     """
-    addresses = memory.addresses_with(tokenizer)
+    try:
+        addresses = memory.addresses_with(tokenizer)
+    except MissingFileError as error:
+        if tokenizer is not None:
+            raise
+        raise MissingFileError(
+            f"{error.message} The token map follows from the tokenizer.",
+            "Name the model's tokenizer: -t TOKENIZER (in Python, tokenizer=TOKENIZER)",
+            path=memory.name,
+        ) from error
     if addresses.map_sha256 is None or addresses.token_map is not None:
         return addresses
     if memory.stated is not None:  # such files hold the token map itself

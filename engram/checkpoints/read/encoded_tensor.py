@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from engram.checkpoints.published.encoded_values import EncodedValues
 from engram.checkpoints.read.stored_tensor import read_bytes
 from engram.errors import MismatchError
 from engram.storage.matrix import Matrix
+from engram.storage.row_encodings.fp8_rows import TWO_TENSORS
 from engram.storage.row_encodings.known_encodings import row_encoding
 from engram.storage.stored_values import decode
 
@@ -42,8 +44,9 @@ class EncodedTensor(Matrix):
 
     @property
     def dtype(self) -> str:
-        """Name of the encoding."""
-        return self.values.encoding
+        """Name of the encoding; fp8 where rows are as this toolkit stores them."""
+        is_own = self.values.encoding == TWO_TENSORS and not self.values.factors
+        return "fp8" if is_own else self.values.encoding
 
     @property
     def row_bytes(self) -> int:
@@ -55,11 +58,12 @@ class EncodedTensor(Matrix):
         return replace(self, shape=shape, first=self.first + first_row)
 
     def read_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
-        """Read rows as they are stored, the parts of each one after the other."""
-        return np.concatenate(self._parts(first_row, rows), axis=1).ravel()
+        """Read rows as they are stored: codes of fp8, else all parts of a row after each other."""
+        parts = self._parts(first_row, rows)
+        return (parts[0] if self.dtype == "fp8" else np.concatenate(parts, axis=1)).ravel()
 
     def read_scale_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
-        """Read the scales of rows as they are stored."""
+        """Read the scales of fp8 rows as they are stored."""
         return self._parts(first_row, rows)[1].ravel()
 
     def read_rows(self, row_ids: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -114,13 +118,18 @@ class EncodedTensor(Matrix):
         self, parts: list[NDArray[np.uint8]], row_ids: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         values = row_encoding(self.values.encoding).decode(*parts).astype(np.float64)
-        factors = self.values.factors
-        if factors:
-            each = np.concatenate([decode(read_bytes([info], 0, 4), "F32") for info in factors])
+        if self.values.factors:
+            each = self._factors
             ends = np.cumsum([info.shape[0] for info in self.values.parts[0]])
             piece = np.searchsorted(ends, row_ids + self.first, side="right")
             values *= each[piece if len(each) > 1 else np.zeros_like(piece)][:, np.newaxis]
         return values
+
+    @cached_property
+    def _factors(self) -> NDArray[np.float64]:
+        """Factors of the pieces, or one for all of them."""
+        found = self.values.factors
+        return np.concatenate([decode(read_bytes([info], 0, 4), "F32") for info in found])
 
 
 def encoded_tensor(name: str, shape: tuple[int, ...], values: EncodedValues) -> EncodedTensor:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.same_memory import check_tokenizer, map_of
+from engram.addressing.same_memory import check_tokenizer
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.complete_addresses import complete_addresses
 from engram.checkpoints.read.find_gguf import find_gguf
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
@@ -87,9 +88,7 @@ def _of_checkpoint(
     stored = open_checkpoint(path, config=None if config is None else given_config(config))
     layers = stored.layers
     used = _tokenizer_of(stored) if tokenizer is None else describe_tokenizer(tokenizer)
-    addresses = stored.addresses_with(used)
-    if addresses.map_sha256 is not None:
-        addresses = addresses.with_map(map_of(addresses, used))
+    addresses = complete_addresses(stored, used)
     tables = {layer_id: tensors[TABLE] for layer_id, tensors in layers.items()}
     return ReadableMemory(addresses, used, tables, stored.table_form)
 

@@ -21,6 +21,7 @@ from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.errors import InputError, UsageError
 from engram.layouts.dialect import Slot
 from engram.storage.dtypes import DTYPES, TABLE_DTYPES
+from engram.storage.row_encodings.fp8_rows import TWO_TENSORS
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored import Stored, stored_model_config
 from engram.tensor_names import TABLE
@@ -29,7 +30,7 @@ from engram.tensor_names import TABLE
 SourceTables = Mapping[int | None, Callable[[], "SourceTable"]]
 _ELEMENTS = {dtype.tag for dtype in TABLE_DTYPES.values()}
 # Encodings of rows in safetensors files, by dtype, where their scales are as the encoding has them.
-_ENCODINGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "fp8": "e4m3_e8m0_32"}
+_ENCODINGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "fp8": TWO_TENSORS}
 
 
 @dataclass(frozen=True)

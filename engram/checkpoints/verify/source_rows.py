@@ -15,12 +15,13 @@ from engram.checkpoints.gguf.file_faults import Fault
 from engram.checkpoints.gguf.gguf_memory import GgufTable
 from engram.checkpoints.gguf.gguf_rows import GgufRows, telling_rows
 from engram.checkpoints.read.source_tables import SourceTable
+from engram.storage.row_encodings.fp8_rows import ROW264, TWO_TENSORS
 from engram.storage.row_encodings.nearest_codes import nearest_values
 from engram.units import listed, plural
 
 _BETWEEN, _NAMED = 32, 4
 # Encodings with the same bytes of a row, whether its scales follow it or lie apart.
-_SAME_BYTES = {"e4m3_e8m0_32_row264": "e4m3_e8m0_32"}
+_SAME_BYTES = {ROW264: TWO_TENSORS}
 # Encoders need not take the nearest code of each value; rows of others are off by their norm.
 _MOST_ROUNDING, _MOST_ERROR = 2.0, 0.75
 _NO_ERROR = 1e-6

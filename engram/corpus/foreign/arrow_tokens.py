@@ -41,8 +41,9 @@ def read_arrow_tokens(path: Path, column: str) -> list[TokenShard]:
         column: A column with lists of whole numbers.
 
     Raises:
-        CorruptFileError: The file is torn, or offsets of rows do not stay within it.
-        InputError: The column has another type in this file, is compressed, or lacks values.
+        CorruptFileError: The file is torn, offsets of rows do not stay within it, or its column is
+            of another type than that of the data set's first file.
+        InputError: The column is compressed, or lacks values.
     """
     shards = []
     with open_arrow(path) as stream:

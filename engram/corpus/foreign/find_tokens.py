@@ -56,18 +56,15 @@ class FoundTokens:
         """Return those options of texts that choose tokens, too: the column of a data set."""
         return TextOptions(text_key=options.text_key if self.column else None)
 
-    def check_options(self, options: TextOptions, check_digests: bool = False) -> None:
+    def check_options(self, options: TextOptions) -> None:
         """Check that no option is given that has no effect on tokens.
 
         Args:
             options: Options of a text.
-            check_digests: Whether digests are to be compared.
 
         Raises:
             UsageError: One is.
         """
-        if self.format != "engram" and check_digests:
-            raise UsageError(f"{self.where} has no digests to compare.", "Leave out --check.")
         options.refuse_for_tokens(self.where, has_columns=self.column is not None)
 
     def note(self, tokenizer: TokenizerFile) -> str | None:
@@ -97,6 +94,7 @@ class FoundTokens:
             check_digests: Whether to compare the sha256 of every file of this toolkit's folder.
 
         Raises:
+            UsageError: Digests are to be compared, and only this toolkit's folders have some.
             MismatchError: They were made with another tokenizer. Where the corpus does not say with
                 which one, only tokens that are read can tell, see `ForeignTokens`.
             CorruptFileError: A file is missing, torn, or contradicts itself or another one.
@@ -107,6 +105,11 @@ class FoundTokens:
             stored = StoredTokens(self.where, check_digests=check_digests)
             check_digest(tokenizer, stored.tokenizer["name"], stored.tokenizer["sha256"])
             return stored
+        if check_digests:
+            raise UsageError(
+                f"{self.where} has no digests to compare.",
+                "Leave out --check (in Python, check_digests).",
+            )
         return ForeignTokens(self.where, list(self._shards(tokenizer)), tokenizer)
 
     def _shards(self, tokenizer: TokenizerFile) -> Iterable[TokenShard]:

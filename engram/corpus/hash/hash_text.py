@@ -87,7 +87,7 @@ def plan_hash(
     options.check_writing(output is not None, str(text) == STDIN)
     found = find_tokens(text, options.text_key)
     if found is not None:
-        found.check_options(options, options.check)
+        found.check_options(options)
         tokenizer = tokenizer or (_stated_tokenizer(found) if config is None else None)
     elif options.check:
         raise UsageError(

@@ -109,6 +109,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self.n_windows: int | None = None
         found = find_tokens(source, text_key) if isinstance(source, (str, Path)) else None
         if found is not None:
+            found.check_options(TextOptions(split=split, text_key=text_key))
             stored = found.open(file, check_digests=check_digests)
             self.n_windows = stored.n_tokens // window_tokens
             if not self.n_windows:

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from engram.errors import CorruptFileError, LayoutError
 from engram.storage.row_encodings.known_encodings import row_encoding
+from engram.storage.row_encodings.rounding import round_rows
 from engram.storage.row_encodings.row_encoding import RowEncoding
 
 _TRIED = 8  # blocks
 # Bytes that are NaN in no encoding, nor become NaN when one bit of them changes.
 _LEAST_BYTE, _BYTES_STOP = 64, 95
 _MOST_BITS = 8
-# Floats are rounded instead: bits that are dropped of a float32, and the others.
+# Floats are rounded instead.
 _FLOATS = ("F32", "F16", "BF16")
-_BF16_DROPPED = 16
 
 
 def nearest_values(
@@ -42,7 +42,9 @@ def nearest_values(
         LayoutError: The encoding is unknown, or has no code for each value.
     """
     if name in _FLOATS:
-        return _rounded(name, wanted)
+        with np.errstate(over="ignore"):
+            again = round_rows(name, wanted.astype(np.float32))
+        return row_encoding(name).decode(again).astype(np.float64)
     encoding = row_encoding(name)
     values = encoding.block_values
     parts = [
@@ -90,16 +92,3 @@ def _decoded(encoding: RowEncoding, blocks: NDArray[np.uint8]) -> NDArray[np.flo
     """Decode blocks ``[B, S]`` to values ``[B, V]``."""
     ends = np.cumsum([fields.itemsize for fields in encoding.parts])[:-1]
     return encoding.decode(*np.split(blocks, ends, axis=1)).astype(np.float64)
-
-
-def _rounded(name: str, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):
-        if name == "F16":
-            return wanted.astype(np.float16).astype(np.float64)
-        singles = wanted.astype(np.float32)
-    if name == "F32":
-        return singles.astype(np.float64)
-    bits = singles.view(np.uint32)
-    odd = bits >> _BF16_DROPPED & 1
-    rounded = bits + np.uint32(2 ** (_BF16_DROPPED - 1) - 1) + odd >> _BF16_DROPPED
-    return (rounded << _BF16_DROPPED).astype(np.uint32).view(np.float32).astype(np.float64)

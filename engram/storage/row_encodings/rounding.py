@@ -17,10 +17,19 @@ Values = NDArray[np.float32]
 
 
 def to_bfloat16(values: Values) -> NDArray[np.uint16]:
-    """Round finite numbers to the nearest bfloat16, ties to even; returns their bits."""
+    """Round float32 to bfloat16, to nearest and ties to even.
+
+    Args:
+        values: Values of any shape.
+
+    Returns:
+        The upper halves of the rounded float32, of the same shape.
+    """
     bits = values.view(np.uint32)
-    rounded = bits + (np.uint32(0x7FFF) + (bits >> 16 & 1))
-    return (rounded >> 16).astype(np.uint16)
+    with np.errstate(over="ignore"):  # a NaN may be carried over, and is put right below
+        rounded = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1))) >> 16
+    is_nan = np.isnan(values)
+    return np.where(is_nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
 def round_rows(encoding: str, values: Values) -> NDArray[np.uint8]:

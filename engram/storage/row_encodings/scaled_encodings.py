@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from engram.errors import CorruptFileError, LayoutError
 from engram.storage.dtypes import FP8_SCALE_BLOCK
+from engram.storage.row_encodings.fp8_rows import ROW264, TWO_TENSORS
 from engram.storage.row_encodings.rounding import to_bfloat16
 from engram.storage.row_encodings.row_encoding import RowEncoding, part
 from engram.storage.stored_values import decode
@@ -16,8 +17,6 @@ from engram.storage.stored_values import decode
 _WIDTH = 256
 _SCALES = _WIDTH // FP8_SCALE_BLOCK
 _NVFP4_BLOCK = 16
-# Names of fp8 rows: with the scales of a row after its codes, and in two tensors.
-ROW264, TWO_TENSORS = "e4m3_e8m0_32_row264", "e4m3_e8m0_32"
 _SIGNS = ((1,), (-1,))
 _E2M1 = np.outer(_SIGNS, [0, 0.5, 1, 1.5, 2, 3, 4, 6]).ravel().astype(np.float32)
 _LLOYD4 = (

@@ -6,7 +6,6 @@ import pytest
 
 from engram.checkpoints.convert.convert import convert
 from engram.errors import (
-    InputError,
     LayoutError,
     MismatchError,
     UsageError,
@@ -32,7 +31,7 @@ def test_what_a_dialect_does_not_hold_is_refused(folders, attached, base, tmp_pa
 
 def test_a_model_of_another_architecture_is_refused(attached, tmp_path):
     write_memory(tmp_path / "qwen.gguf", "gguf_qwen4exp", small=True, changed={"rows": [128]})
-    with pytest.raises(InputError, match="architecture qwen4exp"):
+    with pytest.raises(MismatchError, match="architecture qwen4exp"):
         convert(attached, tmp_path / "x.gguf", "gguf_llama", base=tmp_path / "qwen.gguf")
 
 

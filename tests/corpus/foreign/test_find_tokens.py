@@ -11,10 +11,12 @@ import pytest
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.foreign import foreign_tokens
 from engram.corpus.foreign.find_tokens import find_tokens
+from engram.corpus.hash.hashed_dataset import HashedDataset
 from engram.corpus.text.text_options import TextOptions
 from engram.errors import CorruptFileError, InputError, MismatchError, UsageError
 from engram.training.documents import TrainingDocuments
 from support import foreign_corpora as foreign
+from support import tiny
 from support.hashed import documents_of
 from support.paths import BPE
 
@@ -265,3 +267,14 @@ def test_large_files_are_mapped(tmp_path):
         assert tokens.read(last - 3, last)[0].tolist() == [0, 500, 7]
         batch = next(tokens.batches())
         assert len(batch.tokens) == length
+
+
+def test_digests_are_asked_of_this_toolkits_folders_alone(tmp_path):
+    foreign.datatrove(tmp_path / "x.ds", DOCUMENTS, metadata="a/b|c")
+    corpus = tmp_path / "x.ds"
+    with pytest.raises(UsageError, match="no digests"):
+        TrainingDocuments(corpus, BPE, check_digests=True)
+    with pytest.raises(UsageError, match="--split"):
+        HashedDataset(
+            corpus, tiny.memory_config(), window_tokens=4, tokenizer=str(BPE), split="line"
+        )
