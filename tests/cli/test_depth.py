@@ -66,7 +66,7 @@ def test_a_picture_is_drawn_of_the_answer(source, tmp_path):
 def test_what_is_missing_or_wrong_is_said_before_a_model_is_loaded(source, tmp_path):
     folder, text = source
     assert "needs something to read: --text or --corpus" in run("depth", folder).ended(2).stderr
-    assert "holds no token shards" in run("depth", folder, "--corpus", tmp_path).ended(2).stderr
+    assert "holds no tokens" in run("depth", folder, "--corpus", tmp_path).ended(2).stderr
     words = ("depth", folder, "--text", text)
     assert "A picture is a .png" in run(*words, "--plot", "depth.gif").ended(2).stderr
     assert "--nearest" in run(*words, "--nearest", 0).ended(2).stderr

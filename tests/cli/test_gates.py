@@ -131,7 +131,7 @@ def test_what_does_not_go_together_is_refused(folder, tmp_path):
         ((), 2, "gates needs a text"),
         (("a", "--file", text), 2, "TEXT and --file exclude each other"),
         (("a", "--text", text, "--corpus", tmp_path), 2, "--text and --corpus exclude"),
-        (("a", "--corpus", tmp_path), 2, "holds no token shards"),
+        (("a", "--corpus", tmp_path), 2, "holds no tokens"),
         (("--text", text, "--plot", tmp_path / "a.png"), 2, "--plot draws the tokens of a text"),
         (("a", "--tokens", "1K", "--no-eos"), 2, "--eos and --tokens are for --text"),
         (("a", "--layer", 0), 2, "--layer must be a layer with a memory, got 0"),
