@@ -179,14 +179,19 @@ def clean(target: Path) -> None:
     """Remove the `leftovers` of a target; results that were about to be replaced are put back."""
     target = target.resolve()
     for place in _stages(target):
-        if _is_empty(place):
-            with suppress(OSError):  # another process has just begun or ended there
-                place.rmdir()
-            continue
-        with _taken(place) as is_left:
-            if is_left:
-                put_back(place, target)
-                remove(place)
+        clean_stage(place, target)
+
+
+def clean_stage(place: Path, target: Path) -> None:
+    """Remove one stage of a target, unless a process works there; see `clean`."""
+    if _is_empty(place):
+        with suppress(OSError):  # another process has just begun or ended there
+            place.rmdir()
+        return
+    with _taken(place) as is_left:
+        if is_left:
+            put_back(place, target)
+            remove(place)
 
 
 def remove(place: Path) -> None:

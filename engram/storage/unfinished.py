@@ -220,6 +220,13 @@ def move_in(place: Place, name: str | None, target: Path) -> None:
     staging.sync_path(target.parent)
 
 
+def clean_unfinished(target: Path) -> None:
+    """Remove what a run that was killed left for a target, where it cannot be continued."""
+    target = target.resolve()
+    if not can_be_continued(target):
+        staging.clean_stage(place_beside(target), target)
+
+
 def check_unfinished(
     target: Path, job: Mapping[str, Any], *, resume: bool, overwrite: bool
 ) -> Sequence[dict[str, Any]] | None:

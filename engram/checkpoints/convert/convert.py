@@ -35,6 +35,7 @@ from engram.storage.files import Progress
 from engram.storage.folders import check_folder, demand_apart
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
+from engram.storage.unfinished import clean_unfinished
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,6 +141,8 @@ def convert(
     demand_apart(output, Path(source))
     if base is not None:
         demand_apart(output, Path(base))
+    if not dry_run:
+        clean_unfinished(output)
     memory = _open(Path(source), config)
     for path in memory_files(memory):
         demand_apart(output, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.verify.verify import verify
 from engram.errors import InputError, LayoutError, MismatchError
 from engram.nn.quantised import FORMATS
+from engram.storage import staging
 from support import cli, tiny
 from support.converted import IDS, equal, logits, memory_of, run, tensors
 from support.layouts import LAYOUTS, random_memory
@@ -169,6 +171,26 @@ def test_an_interrupted_conversion_leaves_nothing(folders, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         convert(folders["demo"], tmp_path / "out", dtype="fp8", progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_removes_what_a_process_that_was_killed_at_the_end_left(
+    folders, tmp_path, monkeypatch
+):
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert(folders["demo"], tmp_path / "out", dtype="fp8")
+    assert len(list(tmp_path.iterdir())) == 2
+    convert_again = partial(convert, folders["demo"], tmp_path / "out", dtype="fp8")
+    with pytest.raises(InputError, match="already"):
+        convert_again(dry_run=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(InputError, match="already"):
+        convert_again()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_overwriting(folders, tmp_path):
