@@ -176,8 +176,12 @@ def test_an_interrupted_conversion_leaves_nothing(folders, tmp_path):
 def test_a_refusal_removes_what_a_process_that_was_killed_at_the_end_left(
     folders, tmp_path, monkeypatch
 ):
+    remove = staging.remove
+
     def killed(folder):
-        raise KeyboardInterrupt
+        if folder.name == ".out.unfinished":
+            raise KeyboardInterrupt
+        remove(folder)
 
     with monkeypatch.context() as patch:
         patch.setattr(staging, "remove", killed)
