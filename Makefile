@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ENGRAM_ASSETS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/engram-toolkit/assets
 export ENGRAM_ASSETS
 
-.PHONY: help demo train-demo test real check range torture bench docs figures lock assets clean
+.PHONY: help demo train-demo test real check range torture bench bench-quick docs figures lock assets clean
 
 help:  ## Show what there is to make.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -36,8 +36,11 @@ range: $(VENV)/installed  ## The tests with the oldest and newest dependencies, 
 torture: $(VENV)/installed  ## Kills, full disks, flipped bits, interrupts and damaged files by the hundred.
 	$(PYTEST) -m torture tests/torture
 
-bench: assets  ## The benchmarks, with ratios against their references and limits.
-	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+bench: assets  ## The benchmarks, on an idle machine; writes docs/benchmarks.md. NAMES="hash corpus" for some.
+	$(BIN)/python benchmarks/page.py $(NAMES)
+
+bench-quick: assets  ## Their short forms, in two minutes.
+	$(BIN)/python benchmarks/page.py --quick $(NAMES)
 
 docs: $(VENV)/docs  ## The documentation, as a site in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

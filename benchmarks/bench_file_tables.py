@@ -5,15 +5,14 @@ their state by row-wise Adagrad. It is set against the time that the disk takes 
 4-KiB pages of the same file, read in that of several ways which has the lowest median: requests
 ahead of the reads, and pools of threads, with the page cache and without. Rounds are interleaved,
 the file is dropped from the page cache before each, no page is read twice, and the ratio is the
-median over rounds. The last line times a commit.
+median over rounds. The note tells the rate of a commit.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import mmap
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_tables import DROPPED, drop
+from measured import Ratio, finish, parser_of, times_as_fast
 from torch import nn
 
 from engram.nn import FileEmbedding, MultiHeadEmbedding
@@ -171,40 +171,36 @@ def bench(folder: Path, rounds: int) -> dict[str, Any]:
     return {"seconds": seconds, "stayed_in_page_cache": stayed, "commit": commit}
 
 
-def report(found: dict[str, Any]) -> dict[str, Any]:
-    """Print the figures; returns them."""
-    seconds = found["seconds"]
+def compare(found: dict[str, Any], gib: float, held_gib: float) -> Ratio:
+    """Return how many times the time of the disk's pages a step takes."""
+    seconds, commit = found["seconds"], found["commit"]
     steps = [a + b for a, b in zip(seconds["look-up"], seconds["update"], strict=True)]
-    for name, times in {**seconds, "step": steps}.items():
-        median = statistics.median(times)
-        spread = f"{min(times) * 1e3:.0f} to {max(times) * 1e3:.0f}"
-        print(f"  {name:22}{median * 1e3:8.1f} ms  ({spread})")
     best = min(WAYS, key=lambda name: statistics.median(seconds[name]))
-    ratios = [step / pages for step, pages in zip(steps, seconds[best], strict=True)]
-    ratio = statistics.median(ratios)
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    print(f"  step / pages by {best}: {ratio:.2f} ({spread}), target {TARGET}")
-    print(f"  of medians: {statistics.median(steps) / statistics.median(seconds[best]):.2f}")
-    commit = found["commit"]
-    rate = commit["rows"] / commit["seconds"]
-    print(f"  commit of {commit['rows']} rows: {commit['seconds']:.2f} s, {rate:.0f} rows/s")
-    return {**found, "step_to_pages": {"median": ratio, "low": min(ratios), "high": max(ratios)}}
+    return Ratio(
+        "training-step-in-a-file",
+        f"step of {ROWS:,} cold rows of a table of {gib:.3g} GiB in a file, beside "
+        f"{held_gib:g} GiB in use",
+        f"the time of as many pages of the disk ({best})",
+        times_as_fast(steps, seconds[best]),
+        at_most=TARGET,
+        note=f"{statistics.median(steps) * 1e3:.0f} ms a step; a commit writes "
+        f"{commit['rows'] / commit['seconds']:,.0f} rows a second",
+    )
 
 
 def main() -> None:
-    """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gb", type=float, default=16, help="size of the table in GiB (16)")
-    parser.add_argument("--held-gb", type=float, default=16, help="memory of the other process")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds over all forms (9)")
+    """Fill the memory, and measure."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--gib", type=float, help="size of the table (16, or half of the room)")
+    parser.add_argument("--held-gib", type=float, default=16, help="memory of the other process")
     parser.add_argument("--folder", type=Path, help="where the table is written for a while")
-    parser.add_argument("--json", type=Path, help="where the figures go as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        write_table(folder / "table.safetensors", int(options.gb * 2**30))
+        gib = options.gib or min(16, shutil.disk_usage(folder).free / 2**31)
+        write_table(folder / "table.safetensors", int(gib * 2**30))
         held = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(options.held_gb)],
+            [sys.executable, "-c", HOLD, str(options.held_gib)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -216,16 +212,9 @@ def main() -> None:
             assert held.stdin is not None
             held.stdin.close()
             held.wait()
-    stayed = found["stayed_in_page_cache"]
-    dropped = "yes" if stayed < DROPPED else "NO, so nothing here is cold"
-    print(f"{options.gb:g} GiB beside {options.held_gb:g} GiB of memory")
-    print(
-        f"dropped from the page cache: {dropped} ({stayed:.1%} stayed); "
-        f"{ROWS} rows of {4 * WIDTH} bytes a step"
-    )
-    results = {"schema": "engram.bench_file_tables/1", **report(found)}
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    if (stayed := found["stayed_in_page_cache"]) >= DROPPED:
+        print(f"NOT COLD: {stayed:.1%} of the pages stayed in the page cache")
+    finish([compare(found, gib, options.held_gib)], options.json)
 
 
 if __name__ == "__main__":

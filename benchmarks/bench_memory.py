@@ -4,20 +4,24 @@ Each run is a process of its own: resident memory after the imports, then its pe
 a memory is loaded and trained, or generates, on one thread. Target: the estimate within 15 % of
 the difference.
 
-    python benchmarks/bench_memory.py ATTACHED_FOLDER
+    python benchmarks/bench_memory.py
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+
+from measured import Ratio, finish, parser_of
 
 import engram
 from engram.units import format_bytes
 
+ASSETS = Path(os.environ.get("ENGRAM_ASSETS", "~/.cache/engram-toolkit/assets")).expanduser()
 TARGET = 0.15
 NEW_TOKENS = 16
 _TRAINED = engram.ReportOptions(tp=0, mode="training", train="memory", batch=2, context=512)
@@ -69,26 +73,38 @@ def work(folder: str, options: engram.ReportOptions) -> None:
 
 
 def main() -> None:
-    """Run every use, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="A folder that engram attach wrote.")
-    parser.add_argument("--run", type=int, help="Only this use, in this process.")
+    """Run every use; each is one round, since memory does not vary."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--base", type=Path, default=ASSETS / "smollm2-135m")
+    parser.add_argument("--run", type=int, help="only this use of --attached, in this process")
+    parser.add_argument("--attached", help="a folder that engram attach wrote")
     arguments = parser.parse_args()
     if arguments.run is not None:
-        work(arguments.folder, RUNS[arguments.run])
+        work(arguments.attached, RUNS[arguments.run])
         return
-    print("| estimate / measured | run | estimated | measured |\n|---|---|---|---|")
-    for number, options in enumerate(RUNS):
-        command = [sys.executable, __file__, arguments.folder, "--run", str(number)]
-        measured = int(subprocess.run(command, check=True, capture_output=True).stdout.split()[-1])
-        estimate = engram.report(arguments.folder, options=options).use.total_bytes
-        use = f"training ({options.train})" if options.mode == "training" else "generating"
-        verdict = "" if abs(estimate / measured - 1) <= TARGET else " MISSED"
-        print(
-            f"| {estimate / measured:.2f}{verdict} | {use}, {options.batch} x {options.context} "
-            f"tokens | {format_bytes(estimate)} | {format_bytes(measured)} |",
-            flush=True,
-        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.attached or f"{name}/attached"
+        if arguments.attached is None:
+            engram.attach(arguments.base, "smollm2", folder)
+        finish([compare(folder, number) for number in range(len(RUNS))], arguments.json)
+
+
+def compare(folder: str, number: int) -> Ratio:
+    """Run one use in a process of its own, and return how far the estimate is from it."""
+    options = RUNS[number]
+    command = [sys.executable, __file__, "--attached", folder, "--run", str(number)]
+    measured = int(subprocess.run(command, check=True, capture_output=True).stdout.split()[-1])
+    estimate = engram.report(folder, options=options).use.total_bytes
+    use = f"training ({options.train})" if options.mode == "training" else "generating"
+    return Ratio(
+        f"memory-{number}",
+        f"memory as `engram report` estimates it, {use}, {options.batch} x {options.context} "
+        "tokens: distance from 1",
+        "the measured peak",
+        [abs(estimate / measured - 1)],
+        at_most=TARGET,
+        note=f"estimated {format_bytes(estimate)}, measured {format_bytes(measured)}",
+    )
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ take turns. Targets: row-wise Adagrad's step at 10^7 rows within 1.3 times its t
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
+from measured import Ratio, finish, parser_of, times_as_fast
 from torch import Tensor, nn
 
 from engram.nn import MultiHeadEmbedding
@@ -49,6 +50,14 @@ class Timed:
         self.with_backward.append(1e3 * (end - begin))
         self.optimizer.zero_grad()
 
+    def in_rounds(self, times: list[float], rounds: int) -> list[float]:
+        """Return the median of every round of steps; the first two steps do not count."""
+        count = (len(times) - 2) // rounds
+        return [
+            statistics.median(times[2 + index * count : 2 + (index + 1) * count])
+            for index in range(rounds)
+        ]
+
     @property
     def state_bytes(self) -> int:
         """Bytes of the optimiser's state."""
@@ -61,33 +70,81 @@ class Timed:
 
 
 def main() -> None:
-    """Time every optimiser at every size, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=21)
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    """Time every optimiser at every size, and compare."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--steps", type=int, default=7, help="steps of a round")
     given = parser.parse_args()
-    print(f"{LOOK_UPS:,} look-ups of {WIDTH} floats, {torch.get_num_threads()} threads")
-    print("| step, ms (quartiles) | with backward | state / table | rows | optimiser |")
-    print("|---|---|---|---|---|")
-    steps: dict[tuple[int, str], float] = {}
-    both: dict[tuple[int, str], float] = {}
-    for rows in given.sizes:
-        for it in timed(rows, given.steps):
-            low, median, high = statistics.quantiles(it.times[2:], n=4)
-            steps[rows, it.name] = median
-            both[rows, it.name] = statistics.median(it.with_backward[2:])
-            share = it.state_bytes / (rows * WIDTH * 4)
-            times = f"{median:.1f} ({low:.1f} to {high:.1f}) | {both[rows, it.name]:.1f}"
-            print(f"| {times} | {share:.3f} | {rows:,} | {it.name} |", flush=True)
-    ours, (least, *_, most) = RULES[0], given.sizes
-    print(f"\n{steps[most, ours] / steps[least, ours]:.2f}x from {least:,} to {most:,} rows")
-    for other in ("torch fused dense Adam", "torch SparseAdam"):
-        if (DENSE_SIZE, other) in steps:
-            step = steps[DENSE_SIZE, other] / steps[DENSE_SIZE, ours]
-            whole = both[DENSE_SIZE, other] / both[DENSE_SIZE, ours]
-            print(
-                f"{step:.1f}x as fast as {other} at {DENSE_SIZE:,} rows; with backward {whole:.1f}x"
+    steps = 2 + given.rounds * given.steps
+    found = {
+        (rows, it.name): it
+        for rows in ((DENSE_SIZE,) if given.quick else SIZES)
+        for it in timed(rows, steps)
+    }
+
+    def ratio(
+        key: str,
+        what: str,
+        against: str,
+        one: tuple[int, str],
+        other: tuple[int, str],
+        **promise: Any,
+    ) -> Ratio:
+        slow, fast = found[one], found[other]
+        both = times_as_fast(
+            slow.in_rounds(slow.with_backward, given.rounds),
+            fast.in_rounds(fast.with_backward, given.rounds),
+        )
+        return Ratio(
+            key,
+            what,
+            against,
+            times_as_fast(
+                slow.in_rounds(slow.times, given.rounds), fast.in_rounds(fast.times, given.rounds)
+            ),
+            **promise,
+            note=f"{statistics.median(slow.times):.1f} and {statistics.median(fast.times):.1f} ms; "
+            f"with the backward pass {statistics.median(both):.2f} x",
+        )
+
+    ours = RULES[0]
+    ratios = [
+        ratio(
+            f"optimizer-{key}",
+            f"step of {rule}, {LOOK_UPS:,} look-ups, {DENSE_SIZE:,} rows",
+            other,
+            (DENSE_SIZE, other),
+            (DENSE_SIZE, rule),
+            **promise,
+        )
+        for key, rule, other, promise in (
+            ("dense", ours, "torch fused dense Adam", {"at_least": 20}),
+            ("sparse", ours, "torch SparseAdam", {}),
+            ("lazy", "sparse-adam", "torch SparseAdam", {}),
+        )
+    ]
+    if not given.quick:
+        least, most = SIZES[0], SIZES[-1]
+        ratios.append(
+            ratio(
+                "optimizer-rows",
+                f"step of {ours}, {LOOK_UPS:,} look-ups, {most:,} rows",
+                f"the same at {least:,} rows",
+                (most, ours),
+                (least, ours),
+                at_most=1.3,
             )
+        )
+    ours_state = found[DENSE_SIZE, ours].state_bytes
+    ratios.append(
+        Ratio(
+            "optimizer-state",
+            f"state of {ours}",
+            "the bytes of the table",
+            [ours_state / (DENSE_SIZE * WIDTH * 4)],
+            at_most=1 / 32,
+        )
+    )
+    finish(ratios, given.json)
 
 
 def timed(rows: int, steps: int) -> list[Timed]:

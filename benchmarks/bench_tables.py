@@ -12,8 +12,6 @@ has read everything.
 
 from __future__ import annotations
 
-import argparse
-import json
 import mmap
 import os
 import statistics
@@ -25,11 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from measured import Ratio, finish, parser_of, times_as_fast
 
 from engram.nn import DiskEmbedding
 
 LOOKUPS, WIDTH, ROW_BYTES = 8192, 64, 256
-COLD_TARGETS, WARM_TARGET = {"memmap": 20.0, "MADV_RANDOM": 5.0}, 0.8
+PROMISES = {"memmap": 20.0, "MADV_RANDOM": 5.0, "np.take in memory": 0.95}
 WARM_BYTES = 2**30
 DROPPED = 0.01  # a smaller share of pages in memory counts as none
 
@@ -139,48 +138,44 @@ def bench_warm(path: Path, rows: int, rounds: int, calls: int = 20) -> dict[str,
     return seconds
 
 
-def report(title: str, seconds: dict[str, list[float]], targets: dict[str, float]) -> Any:
-    """Print a table: time, rows a second, and how many times the rows a second of the others."""
-    print(f"\n{title}")
-    result: dict[str, Any] = {}
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        result[name] = {"seconds": median, "rows_per_second": LOOKUPS / median}
-        spread = f"{min(times) * 1e3:.2f} to {max(times) * 1e3:.2f}"
-        print(f"  {name:22}{median * 1e3:9.2f} ms  ({spread}){LOOKUPS / median / 1e6:9.3f} Mrows/s")
-    for name, target in targets.items():
-        ratios = [b / o for b, o in zip(seconds[name], seconds["ours"], strict=True)]
-        ratio = statistics.median(ratios)
-        result[f"times_{name}"] = {"median": ratio, "lowest": min(ratios), "highest": max(ratios)}
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"  ours / {name}: {ratio:.2f} ({spread}), target {target}")
-    return result
+def compare(key: str, seconds: dict[str, list[float]], others: dict[str, str]) -> list[Ratio]:
+    """Return how many times the rows a second of others ours has; `others` are their texts."""
+    rates = {name: LOOKUPS / statistics.median(times) / 1e6 for name, times in seconds.items()}
+    return [
+        Ratio(
+            f"{key}-{name.replace(' ', '-')}",
+            f"{key} look-up of {LOOKUPS:,} rows of {ROW_BYTES} bytes in a file",
+            text,
+            times_as_fast(seconds[name], seconds["ours"]),
+            at_least=PROMISES[name],
+            note=f"{rates['ours']:.3g} against {rates[name]:.3g} million rows a second",
+        )
+        for name, text in others.items()
+    ]
 
 
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gib", type=float, default=4, help="size of the table (4)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds over all forms (7)")
+    """Measure both, cold and warm."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--gib", type=float, help="size of the table (4; 1 with --quick)")
     parser.add_argument("--folder", type=Path, help="where the table is written for a while")
-    parser.add_argument("--json", type=Path, help="where the figures go as JSON")
     options = parser.parse_args()
     torch.manual_seed(int(time.time()))
+    gib = options.gib or (1 if options.quick else 4)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "table"
-        rows = write_table(path, int(options.gib * 2**30))
+        rows = write_table(path, int(gib * 2**30))
         cold, stayed = bench_cold(path, rows, options.rounds)
-        results: dict[str, Any] = {"schema": "engram.bench_tables/1", "table_rows": rows}
-        results["stayed_in_page_cache"] = stayed
-        dropped = "yes" if stayed < DROPPED else "NO, so nothing here is cold"
-        print(f"{options.gib:g} GiB, dropped from the page cache: {dropped} ({stayed:.1%} stayed)")
-        title = f"cold, {LOOKUPS} rows of {ROW_BYTES} bytes"
-        results["cold"] = report(title, cold, COLD_TARGETS)
+        others = {
+            "memmap": "indexing a numpy memmap",
+            "MADV_RANDOM": "the same without reading ahead (MADV_RANDOM)",
+        }
+        found = compare("cold", cold, others)
+        if stayed >= DROPPED:
+            print(f"NOT COLD: {stayed:.1%} of the pages stayed in the page cache")
         warm = bench_warm(path, rows, options.rounds)
-        title = title.replace("cold", "warm")
-        results["warm"] = report(title, warm, {"np.take in memory": WARM_TARGET})
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        found += compare("warm", warm, {"np.take in memory": "np.take of an array in memory"})
+    finish(found, options.json)
 
 
 if __name__ == "__main__":
