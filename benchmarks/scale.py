@@ -9,8 +9,8 @@ over, and said.
     python benchmarks/scale.py --megabytes 10 30 --only hash build
     python benchmarks/scale.py --rows 1e6 --only attach --again
 
-Texts are made by `scale_text.py` from english.txt of ENGRAM_ASSETS, in one file that grows. Sizes of
-tables are rows of one layer's table, 128 bytes each. `scale_page.py` makes docs/scale.md and its
+Texts are made by `scale_text.py` from english.txt of ENGRAM_ASSETS, in one file that grows. Sizes
+of tables are rows of one layer's table, 128 bytes each. `scale_page.py` makes docs/scale.md and its
 figures from the JSON.
 """
 
@@ -46,16 +46,25 @@ _PACKAGES = ("numpy", "numba", "torch", "tokenizers", "gigatoken", "ray")
 
 
 class Measurements:
-    """The JSON of all measurements.
+    """The JSON of all measurements, of one machine and one set of versions.
 
     Args:
         file: The file; it is made when it is not there.
+
+    Raises:
+        SystemExit: It is of another machine, or of other versions.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         there = json.loads(file.read_text()) if file.exists() else {}
         self.points: list[Point] = there.get("points", [])
+        self.machine = machine()
+        if self.points and there["machine"] != self.machine:
+            raise SystemExit(
+                f"{file} was measured with {there['machine']}, and this is {self.machine}. Remove "
+                "it, or name another with --file."
+            )
 
     def has(self, series: Series, size: int) -> bool:
         """Whether a series was measured at a size."""
@@ -63,19 +72,19 @@ class Measurements:
 
     def add(self, series: Series, size: int, found: Point) -> None:
         """Add a measurement in place of an older one, and write the file."""
-        point = {"series": series.name, "size": size, **found, "machine": machine()}
+        point = {"series": series.name, "size": size, **found}
         others = [it for it in self.points if (it["series"], it["size"]) != (series.name, size)]
         names = [it.name for it in SERIES]
         self.points = sorted(
             [*others, point], key=lambda it: (names.index(it["series"]), it["size"])
         )
-        content = {"schema": SCHEMA, "points": self.points}
+        content = {"schema": SCHEMA, "machine": self.machine, "points": self.points}
         with atomic_write(self.file) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine and the versions that a measurement was made with."""
+    """Return the machine and the versions that are measured."""
     return {
         "processor": _processor(),
         "cores": usable_cores(),

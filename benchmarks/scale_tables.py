@@ -152,9 +152,7 @@ def _trained(table: MultiHeadEmbedding, rows: int) -> dict[str, Any]:
 
 def _sparse_table(path: Path, rows: int) -> int:
     """Make a file with a table of zeros that takes no blocks; returns where the table starts."""
-    header = header_bytes(
-        [TensorStream("table", "BF16", (rows, WIDTH), ())], aligned_to=PAGE_BYTES
-    )
+    header = header_bytes([TensorStream("table", "BF16", (rows, WIDTH), ())], aligned_to=PAGE_BYTES)
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + rows * ROW_BYTES)
