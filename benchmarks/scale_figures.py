@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from scale_line import TEXTS, Point, amount_of, line_of, of_series, seconds_of
 
 from engram.pictures.style import (
+    PAGE,
     caption,
     line_style,
     new_figure,
@@ -47,8 +48,9 @@ def draw_all(points: list[Point], folder: Path) -> None:
 @styled()
 def texts(points: list[Point]) -> Figure:
     """Draw seconds and memory against the length of the text."""
-    figure, (seconds, memory) = new_figure(2, height=2.1)
+    figure, (seconds, memory) = new_figure(1, 2, width=PAGE, height=2.6)
     for number, (name, command) in enumerate(TEXTS.items()):
+        label = command.removeprefix("engram ")
         found = of_series(points, name)
         sizes = [amount_of(it) for it in found]
         style = line_style(number)
@@ -57,33 +59,34 @@ def texts(points: list[Point]) -> Figure:
             fitted = [line.fixed + line.slope * size for size in sizes]
             seconds.plot(sizes, fitted, color=style["color"], linewidth=0.6)
         seconds.plot(
-            sizes, [seconds_of(it) for it in found], label=command, **style | {"linestyle": ""}
+            sizes, [seconds_of(it) for it in found], label=label, **style | {"linestyle": ""}
         )
-        memory.plot(sizes, [it["held_bytes"] for it in found], label=command, **style)
-    seconds.set_title("Seconds, and fixed cost + slope x size")
+        memory.plot(sizes, [it["held_bytes"] for it in found], label=label, **style)
+    seconds.set_title("Time, and a line: fixed cost + slope x size")
     seconds.set_yscale("log")
     seconds.set_ylabel("seconds")
+    show_counts(seconds.yaxis)
     memory.set_title("Memory of all processes together")
-    memory.set_ylim(bottom=0)
-    show_bytes(memory.yaxis)
     for axes in (seconds, memory):
         _sizes(axes, "bytes of text")
-        axes.legend(loc="upper left", fontsize=5.5)
-    _room_for_legend(memory)
+    seconds.legend(loc="lower right")
+    _with_legend(memory)
     return figure
 
 
 @styled()
 def tables(points: list[Point]) -> Figure:
     """Draw what a look-up and a step take, and the memory of commands, against rows."""
-    figure, (seconds, memory) = new_figure(2, height=2.1)
+    figure, (seconds, memory) = new_figure(1, 2, width=PAGE, height=2.6)
     for number, (name, (label, many)) in enumerate(LOOK_UPS.items()):
         found = of_series(points, name)
         each = [1e9 * seconds_of(it) / it[many] for it in found]
         seconds.plot([it["size"] for it in found], each, label=label, **line_style(number))
-    seconds.set_title("One look-up, hash or change")
+    seconds.set_title("Time of one look-up, row trained or token hashed")
     seconds.set_yscale("log")
-    seconds.set_ylabel("ns")
+    seconds.set_ylabel("nanoseconds")
+    show_counts(seconds.yaxis)
+    seconds.set_ylim(top=30 * seconds.get_ylim()[1])
     for number, (name, label) in enumerate(
         (("hash-table", "engram hash --stats, 10 MB"), ("attach", "engram attach"))
     ):
@@ -91,13 +94,10 @@ def tables(points: list[Point]) -> Figure:
         held = [it["held_bytes"] for it in found]
         memory.plot([it["size"] for it in found], held, label=label, **line_style(number))
     memory.set_title("Memory of commands")
-    memory.set_ylim(bottom=0)
-    show_bytes(memory.yaxis)
     for axes in (seconds, memory):
         _sizes(axes, "rows of the table")
-        axes.legend(loc="upper left", fontsize=5.5)
-    _room_for_legend(memory)
-    seconds.set_ylim(top=30 * seconds.get_ylim()[1])
+    seconds.legend(loc="upper left", ncols=2)
+    _with_legend(memory)
     return figure
 
 
@@ -107,5 +107,8 @@ def _sizes(axes: Axes, label: str) -> None:
     show_counts(axes.xaxis)
 
 
-def _room_for_legend(axes: Axes) -> None:
-    axes.set_ylim(0, 1.5 * axes.get_ylim()[1])
+def _with_legend(axes: Axes) -> None:
+    """Put the legend above lines of memory, which begin at 0."""
+    axes.set_ylim(0, 1.4 * axes.get_ylim()[1])
+    show_bytes(axes.yaxis)
+    axes.legend(loc="upper left")

@@ -37,7 +37,7 @@ from engram.threads import usable_cores
 from engram.training import MemoryOptimizer
 
 PAGE_BYTES = 4096
-ASKED, ROUNDS = 8192, 9
+ASKED, ROUNDS, COLD_ROUNDS = 8192, 9, 5
 STEPS, FIRST_STEPS = 21, 5
 TOKENS = 2**16
 _ROWS_A_PAGE = PAGE_BYTES // ROW_BYTES
@@ -57,12 +57,13 @@ def disk(rows: int, folder: Path) -> dict[str, Any]:
     path = folder / "table.safetensors"
     start = _sparse_table(path, rows)
     pages = rows // _ROWS_A_PAGE
-    written = np.unique(np.random.default_rng(0).integers(0, pages, 2 * ASKED * (ROUNDS + 1)))
+    written = np.unique(np.random.default_rng(0).integers(0, pages, 2 * ASKED * COLD_ROUNDS))
     _write_pages(path, start, written)
     places = torch.from_numpy(np.random.default_rng(1).permutation(written))
     # Every look-up has pages of its own, as far as there are enough of them.
-    pages_of = [places[torch.arange(n * ASKED, (n + 1) * ASKED) % len(places)] for n in range(9)]
-    ids = [of * _ROWS_A_PAGE + torch.randint(0, _ROWS_A_PAGE, of.shape) for of in pages_of]
+    asked_places = torch.arange(COLD_ROUNDS * ASKED).reshape(COLD_ROUNDS, ASKED) % len(places)
+    rows_in_page = torch.randint(0, _ROWS_A_PAGE, (COLD_ROUNDS, ASKED))
+    ids = list(places[asked_places] * _ROWS_A_PAGE + rows_in_page)
     cold = []
     for asked in ids:
         stayed = drop(path)
