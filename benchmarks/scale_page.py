@@ -11,13 +11,25 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from scale import FILE, MOST_SLOPE_RATIO
 from scale_line import TEXTS, Point, amount_of, ends_of, line_of, of_series, seconds_of, slope_ratio
 from scale_memory import ROW_BYTES
-from scale_paper import BYTES, HOURS, TOKENS_A_SECOND, needs, rates_of, symbols
+from scale_paper import (
+    BYTES,
+    HOURS,
+    LAYERS,
+    ROWS,
+    TOKENS,
+    TOKENS_A_SECOND,
+    Rates,
+    needs,
+    rates_of,
+    symbols,
+)
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -49,25 +61,28 @@ def page_of(content: dict[str, Any]) -> str:
     """
     points, at = content["points"], content["machine"]
     rates = rates_of(points, at["cores"])
-    largest = of_series(points, "hash")[-1]
     values = {
         "machine": f"{at['processor']}, {at['cores']} cores, {at['memory_bytes'] / 2**30:.0f} GiB",
         "versions": ", ".join(
             f"{name} {at[name]}" for name in ("numpy", "numba", "torch", "tokenizers", "gigatoken")
         ),
-        "largest_text": _megabytes(amount_of(largest)),
-        "smallest_text": _megabytes(amount_of(of_series(points, "hash")[0])),
+        "cores": at["cores"],
+        "largest_text": _megabytes(amount_of(of_series(points, "hash")[-1])),
+        "largest_table": _rows(of_series(points, "disk")[-1]["size"]),
+        "new_share": new_share(points),
+        "summary": summary(points, rates),
         "seconds": text_seconds(points),
         "lines": text_lines(points),
         "ngrams": text_ngrams(points),
+        "text_memory": text_memory(points),
         "tables": table_times(points),
         "commands": table_commands(points),
         "bounds": bounds(points, at["cores"]),
         "symbols": symbols(rates),
-        "hours": needs(rates, HOURS, lambda seconds: f"{_short(seconds / 3600)} h"),
+        "hours": needs(rates, HOURS, _duration),
         "bytes": needs(rates, BYTES, lambda size: f"{_short(size / 1e9)} GB"),
-        "rates": needs(rates, TOKENS_A_SECOND, lambda rate: f"{round(rate, -3):,.0f} tokens/s"),
-        "build_cores": f"{BUILD_CORE_BYTES / 1e9:g}",
+        "rates": needs(rates, TOKENS_A_SECOND, lambda rate: f"{rate:,.0f} tokens/s"),
+        "build_core": f"{BUILD_CORE_BYTES / 1e9:g}",
         "promise": f"{MOST_SLOPE_RATIO:g}",
     }
     return TEMPLATE.read_text(encoding="utf-8").format_map(values)
@@ -104,17 +119,68 @@ def text_lines(points: list[Point]) -> str:
 
 
 def text_ngrams(points: list[Point]) -> str:
-    """Return tokens and distinct n-grams by the length of the text, and the memory to count."""
+    """Return tokens and distinct n-grams by the length of the text."""
     found = of_series(points, "hash")
     orders = list(found[0]["distinct_ngrams"])
-    columns: list[Callable[[Point], str]] = [lambda it: f"{it['tokens']:,}"]
-    columns += [lambda it, order=order: _about(it, order) for order in orders]  # type: ignore[misc]
-    cells: list[tuple[list[Point], str, Callable[[Point], str]]]
-    cells = [(points, "hash", column) for column in columns]
-    cells += [(points, name, lambda it: _gigabytes(it["held_bytes"])) for name in TEXTS]
-    head = ["text", "tokens", *(f"{order}-grams" for order in orders)]
-    head += [f"memory, `{command}`" for command in TEXTS.values()]
-    return _by_size(head, [it["size"] for it in found], _megabytes, cells)
+    columns: list[Callable[[Point], str]] = [
+        lambda it: f"{it['tokens']:,}",
+        *(partial(_distinct, order) for order in orders),
+    ]
+    return _by_size(
+        ["text", "tokens", *(f"distinct {order}-grams" for order in orders)],
+        [it["size"] for it in found],
+        _megabytes,
+        [(points, "hash", column) for column in columns],
+    )
+
+
+def text_memory(points: list[Point]) -> str:
+    """Return the memory of every command by the length of the text."""
+    return _by_size(
+        ["memory at", *(f"`{command}`" for command in TEXTS.values())],
+        sorted({it["size"] for it in points if it["series"] in TEXTS}),
+        _megabytes,
+        [(points, name, lambda it: _gigabytes(it["held_bytes"])) for name in TEXTS],
+    )
+
+
+def new_share(points: list[Point]) -> str:
+    """Return the part of the highest n-grams between the two longest texts that were new."""
+    before, after = of_series(points, "hash")[-2:]
+    order = max(after["distinct_ngrams"])
+    new = after["distinct_ngrams"][order] - before["distinct_ngrams"][order]
+    return f"{new / (after['tokens'] - before['tokens']):.1%}"
+
+
+def summary(points: list[Point], rates: Rates) -> str:
+    """Return the answers of the page in a few lines."""
+    lines = []
+    for name, words in (
+        ("hash", "`engram hash TEXT --stats`"),
+        ("build", "`engram corpus build`"),
+    ):
+        line, last = line_of(of_series(points, name)), of_series(points, name)[-1]
+        lines.append(
+            f"{words}: {line.fixed:.1f} s, and {1e9 * line.slope:.3g} s for each GB of text; "
+            f"{_gigabytes(last['held_bytes'])} of memory at {_megabytes(last['size'])}."
+        )
+    first, last = (of_series(points, "step")[place] for place in (0, -1))
+    lines.append(
+        f"A training step of a table of {_rows(last['size'])} rows takes "
+        f"{seconds_of(last) / seconds_of(first):.2f} times that of {_rows(first['size'])}."
+    )
+    attached = of_series(points, "attach")[-1]
+    lines.append(
+        f"`engram attach` of a table of {_rows(attached['size'])} rows writes "
+        f"{attached['written_bytes'] / 1e9 / seconds_of(attached):.2f} GB a second, with "
+        f"{_gigabytes(attached['held_bytes'])} of memory."
+    )
+    days = TOKENS * rates.token_bytes * rates.build / 86400
+    lines.append(
+        f"10^12 tokens take {days:,.0f} core-days to tokenise; two tables of 400 million rows "
+        f"are {LAYERS * ROWS * ROW_BYTES / 1e9:.0f} GB."
+    )
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def table_times(points: list[Point]) -> str:
@@ -136,7 +202,7 @@ def table_times(points: list[Point]) -> str:
     }
     sizes = sorted({it["size"] for it in points if it["series"] in TABLE_SERIES})
     cells = [(points, name, shown) for name, shown in columns.values()]
-    return _by_size(["rows", *columns], sizes, _power, cells)
+    return _by_size(["rows", *columns], sizes, _rows, cells)
 
 
 def table_commands(points: list[Point]) -> str:
@@ -150,7 +216,7 @@ def table_commands(points: list[Point]) -> str:
         (points, "attach", lambda it: _gigabytes(it["held_bytes"])),
     ]
     head = ["rows", "`hash --stats`, 10 MB", "memory", "`attach`", "written", "memory"]
-    return _by_size(head, sorted({it["size"] for it in found}), _power, cells)
+    return _by_size(head, sorted({it["size"] for it in found}), _rows, cells)
 
 
 def bounds(points: list[Point], cores: int) -> str:
@@ -164,7 +230,7 @@ def bounds(points: list[Point], cores: int) -> str:
     rows = [
         ("`hash --stats`, any text", counted, whole),
         (
-            f"`hash --stats`, a table of {_power(for_table['size'])} rows",
+            f"`hash --stats`, a table of {_rows(for_table['size'])} rows",
             for_table,
             whole + for_table["size"] * (1 / 8 + cores / 16),
         ),
@@ -203,7 +269,7 @@ def _by_size(
     return "\n".join(lines)
 
 
-def _about(point: Point, order: str) -> str:
+def _distinct(order: str, point: Point) -> str:
     about = "~" if point["kind"] == "estimated" else ""
     return f"{about}{point['distinct_ngrams'][order]:,}"
 
@@ -216,8 +282,16 @@ def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def _power(rows: int) -> str:
+def _rows(rows: int) -> str:
     return f"{rows:,}"
+
+
+def _duration(seconds: float) -> str:
+    """Write a time in the unit that suits it."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{_short(seconds / size)} {unit}"
+    return f"{_short(seconds)} s"
 
 
 def _short(value: float) -> str:

@@ -123,20 +123,24 @@ def symbols(rates: Rates) -> str:
         ("L", "layers with a table", str(LAYERS)),
         ("H", "rows that a token reads of a table: 2 orders, 8 heads", str(HEADS)),
         ("w", "bytes of a row: 64 values of bfloat16", str(ROW_BYTES)),
-        ("C", "cores of all machines", "in the head of the table"),
-        ("M", "machines", "in the head of the table"),
-        ("n", "bytes a second of a machine's network, 10 Gbit/s (assumed)", f"{NETWORK:.3g}"),
-        ("s_b", "`corpus build`: core-seconds a byte of text", f"{rates.build:.3g}"),
-        ("s_c", "`hash CORPUS --stats`: seconds a token", f"{rates.count:.3g}"),
-        ("s_r", "`hash TEXT --stats --engine ray`: core-seconds a byte", f"{rates.ray:.3g}"),
-        ("s_h", "the hash: core-seconds a token and layer", f"{rates.kernel:.3g}"),
-        ("s_t", "training: core-seconds a look-up, with its change", f"{rates.step:.3g}"),
-        ("s_m", "core-seconds of a look-up in memory", f"{rates.ram:.3g}"),
-        ("s_d", "seconds of a look-up on a disk, cold", f"{rates.disk:.3g}"),
-        ("s_a", "`attach`: seconds a byte written", f"{rates.write:.3g}"),
+        ("C", "cores of all machines", "heads of the tables"),
+        ("M", "machines", "heads of the tables"),
+        ("n", "bytes a second of a machine's network (assumed)", "1.25 GB/s (10 Gbit/s)"),
+        ("s_b", "`corpus build`: core-time a byte of text", _each(rates.build)),
+        ("s_c", "`hash CORPUS --stats`: time a token", _each(rates.count)),
+        ("s_r", "`hash TEXT --stats --engine ray`: core-time a byte of text", _each(rates.ray)),
+        ("s_h", "the hash: core-time a token and layer", _each(rates.kernel)),
+        ("s_t", "training: core-time a look-up with its change, in memory", _each(rates.step)),
+        ("s_m", "look-up in memory: core-time a row", _each(rates.ram)),
+        ("s_d", "look-up on a cold disk: time a row", _each(rates.disk)),
+        ("s_a", "`attach`: time a byte written", _each(rates.write)),
     ]
     lines = [f"| `{name}` | {meaning} | {value} |" for name, meaning, value in rows]
     return "\n".join(["| letter | is | here |", "|---|---|---|", *lines])
+
+
+def _each(seconds: float) -> str:
+    return f"{1e9 * seconds:.3g} ns"
 
 
 # What is needed: words, formula, and the number for some machines; None where it is not possible.
@@ -189,7 +193,7 @@ HOURS: tuple[Need, ...] = (
         lambda r, on: TOKENS * LAYERS * r.kernel / on.all_cores,
     ),
     (
-        "look up and change rows in training, in memory",
+        "look rows up and change them, in training",
         "T L H s_t / C",
         lambda r, on: TOKENS * LAYERS * HEADS * r.step / on.all_cores,
     ),
@@ -202,13 +206,13 @@ HOURS: tuple[Need, ...] = (
 BYTES: tuple[Need, ...] = (
     (
         "memory of `corpus build`, each machine",
-        "its bound x C / M",
+        "measured, a core, x C / M",
         lambda r, on: r.build_bytes * on.cores,
     ),
     (
         "memory of `hash --stats`",
-        "measured at the longest text + L R / 8",
-        lambda r, on: r.count_bytes + LAYERS * ROWS / 8,
+        "measured at the longest text + L R / 8 + c R / 16",
+        lambda r, on: r.count_bytes + LAYERS * ROWS / 8 + r.cores * ROWS / HEADS,
     ),
     ("memory of `attach`", "measured at the largest table", lambda r, on: r.attach_bytes),
     (
@@ -216,11 +220,7 @@ BYTES: tuple[Need, ...] = (
         "L R (w + 4) / M",
         lambda r, on: LAYERS * ROWS * (ROW_BYTES + STATE_BYTES) / on.count,
     ),
-    (
-        "disk: text",
-        "T b",
-        lambda r, on: TOKENS * r.token_bytes,
-    ),
+    ("disk: text", "T b", lambda r, on: TOKENS * r.token_bytes),
     ("disk: tokens of 16 bits (twice as much above 65,536 ids)", "2 T", lambda r, on: 2 * TOKENS),
     ("disk: tables of a checkpoint", "L R w", lambda r, on: LAYERS * ROWS * ROW_BYTES),
     (
@@ -231,12 +231,12 @@ BYTES: tuple[Need, ...] = (
 )
 TOKENS_A_SECOND: tuple[Need, ...] = (
     (
-        "serve from memory",
+        "from memory",
         "C / (L H s_m)",
         lambda r, on: on.all_cores / (LAYERS * HEADS * r.ram),
     ),
     (
-        "serve from one disk a machine, nothing cached",
+        "from one disk a machine",
         "M / (L H s_d)",
         lambda r, on: on.count / (LAYERS * HEADS * r.disk),
     ),
