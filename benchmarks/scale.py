@@ -20,6 +20,8 @@ import json
 import os
 import platform
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -165,7 +167,11 @@ def main() -> None:
     assets = Path(os.environ.get("ENGRAM_ASSETS", "~/.cache/engram-toolkit/assets")).expanduser()
     if not (assets / "english.txt").is_file():
         parser.exit(4, f"{assets} has no english.txt: `make assets` fetches it\n")
-    folder = Path(tempfile.mkdtemp(prefix="engram-scale-", dir=given.folder))
+    # Of one name, so that what a killed run left is removed by the next one.
+    folder = (given.folder or Path(tempfile.gettempdir())) / "engram-scale"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         is_well = measure(given, Bench(folder, assets, 1 if given.quick else given.rounds))
     finally:

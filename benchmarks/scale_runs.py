@@ -54,7 +54,11 @@ def run(words: Sequence[str]) -> Run:
         started = time.perf_counter()
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors)
         watch = _Watch(process.pid)
-        printed, _ = process.communicate()
+        try:
+            printed, _ = process.communicate()
+        except BaseException:  # this process is to end, and so is that one
+            process.kill()
+            raise
         seconds = time.perf_counter() - started
         held_bytes = watch.stop()
         if process.returncode:
