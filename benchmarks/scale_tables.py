@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_file_tables import share_cached
 from bench_row_optimizer import LOOK_UPS, zipf_ids
-from bench_tables import drop
 from scale_memory import ROW_BYTES, WIDTH, memory_of
 from torch import nn
 
@@ -57,16 +57,16 @@ def disk(rows: int, folder: Path) -> dict[str, Any]:
     path = folder / "table.safetensors"
     start = _sparse_table(path, rows)
     pages = rows // _ROWS_A_PAGE
-    written = np.unique(np.random.default_rng(0).integers(0, pages, 2 * ASKED * COLD_ROUNDS))
+    written = np.unique(np.random.default_rng(0).integers(0, pages, ASKED * COLD_ROUNDS * 9 // 8))
     _write_pages(path, start, written)
     places = torch.from_numpy(np.random.default_rng(1).permutation(written))
     # Every look-up has pages of its own, as far as there are enough of them.
     asked_places = torch.arange(COLD_ROUNDS * ASKED).reshape(COLD_ROUNDS, ASKED) % len(places)
     rows_in_page = torch.randint(0, _ROWS_A_PAGE, (COLD_ROUNDS, ASKED))
     ids = list(places[asked_places] * _ROWS_A_PAGE + rows_in_page)
-    cold = []
+    cold, stayed = [], 0.0
     for asked in ids:
-        stayed = drop(path)
+        stayed = max(stayed, share_cached(path, (start + asked * ROW_BYTES).tolist()))
         table = DiskEmbedding(path, start, rows, WIDTH, torch.bfloat16)
         cold += _each_time(table, [asked])
         del table

@@ -2,7 +2,7 @@
 
 The text is repeated. In every repetition but the first, one word in six is replaced by another word
 of the same length from elsewhere in it. Of the 3-grams of english.txt's first repetition about one
-in nine is then new; between 30 and 100 MB of it, it was one in five. Places and words follow from
+in eleven is then new; between 30 and 100 MB of it, one in five was. Places and words follow from
 the number of the repetition alone, by integer arithmetic: the text is the same everywhere, and a
 shorter one is the beginning of a longer one.
 """
