@@ -31,6 +31,8 @@ from scale_paper import (
     symbols,
 )
 
+from engram.units import format_count
+
 DOCS = Path(__file__).parents[1] / "docs"
 TEMPLATE = Path(__file__).with_suffix(".md")
 # Bounds of the memory, in bytes; docs/scale.md states their parts.
@@ -60,7 +62,7 @@ def page_of(content: dict[str, Any]) -> str:
         content: The JSON of `scale.py`.
     """
     points, at = content["points"], content["machine"]
-    rates = rates_of(points, at["cores"])
+    rates, built = rates_of(points, at["cores"]), of_series(points, "build")[-1]
     values = {
         "machine": f"{at['processor']}, {at['cores']} cores, {at['memory_bytes'] / 2**30:.0f} GiB",
         "versions": ", ".join(
@@ -71,6 +73,9 @@ def page_of(content: dict[str, Any]) -> str:
         "largest_table": _rows(of_series(points, "disk")[-1]["size"]),
         "new_share": new_share(points),
         "summary": summary(points, rates),
+        "runs": max(len(it["seconds"]) for it in of_series(points, "hash")),
+        "corpus_bytes": f"{built['written_bytes'] / built['tokens']:.2f}",
+        "memory": f"{at['memory_bytes'] / 2**30:.0f} GiB",
         "seconds": text_seconds(points),
         "lines": text_lines(points),
         "ngrams": text_ngrams(points),
@@ -81,7 +86,9 @@ def page_of(content: dict[str, Any]) -> str:
         "symbols": symbols(rates),
         "hours": needs(rates, HOURS, _duration),
         "bytes": needs(rates, BYTES, lambda size: f"{_short(size / 1e9)} GB"),
-        "rates": needs(rates, TOKENS_A_SECOND, lambda rate: f"{rate:,.0f} tokens/s"),
+        "rates": needs(
+            rates, TOKENS_A_SECOND, lambda rate: f"{format_count(round(rate))} tokens/s"
+        ),
         "build_core": f"{BUILD_CORE_BYTES / 1e9:g}",
         "promise": f"{MOST_SLOPE_RATIO:g}",
     }
@@ -175,9 +182,9 @@ def summary(points: list[Point], rates: Rates) -> str:
         f"{attached['written_bytes'] / 1e9 / seconds_of(attached):.2f} GB a second, with "
         f"{_gigabytes(attached['held_bytes'])} of memory."
     )
-    days = TOKENS * rates.token_bytes * rates.build / 86400
+    hours = TOKENS * rates.token_bytes * rates.build / 3600
     lines.append(
-        f"10^12 tokens take {days:,.0f} core-days to tokenise; two tables of 400 million rows "
+        f"10^12 tokens take {hours:,.0f} core-hours to tokenise; two tables of 400 million rows "
         f"are {LAYERS * ROWS * ROW_BYTES / 1e9:.0f} GB."
     )
     return "\n".join(f"- {line}" for line in lines)

@@ -140,7 +140,7 @@ def symbols(rates: Rates) -> str:
 
 
 def _each(seconds: float) -> str:
-    return f"{1e9 * seconds:.3g} ns"
+    return f"{1e9 * seconds:.3g} ns" if seconds < 1e-6 else f"{1e6 * seconds:.3g} µs"
 
 
 # What is needed: words, formula, and the number for some machines; None where it is not possible.
