@@ -44,7 +44,7 @@ def seconds_of(point: Point) -> float:
 
 def amount_of(point: Point) -> int:
     """Return the size as it was measured: bytes of the text, or rows."""
-    return int(point.get("bytes", point["size"]))
+    return int(point["bytes"] if "bytes" in point else point["size"])
 
 
 def line_of(points: Sequence[Point]) -> Line:

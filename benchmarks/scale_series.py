@@ -26,8 +26,8 @@ MOST_RAY_BYTES = 300 * 10**6
 TABLE_TEXT_BYTES = 10**7
 # Larger texts are measured less often: they take longer, and vary less.
 ROUND_BYTES = 10**9
-# Bytes on the disk for each byte of a text: its token shards, and work in progress.
-CORPUS_PART = 0.9
+# Bytes on the disk for each byte of a text: its token shards, and the units they are made of.
+CORPUS_PART = 1.8
 # Parts of the disk's room and of the memory that a measurement may take.
 MOST_OF_DISK, MOST_OF_MEMORY = 0.95, 0.65
 TABLES = Path(__file__).with_name("scale_tables.py")

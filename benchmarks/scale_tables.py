@@ -98,7 +98,8 @@ def kernel(rows: int, folder: Path) -> dict[str, Any]:
     """Hash 64k tokens into one array again and again: 2-grams and 3-grams, 8 heads, 1 layer."""
     memory = memory_of(rows, "gpt2")
     vocabulary = memory.engram_vocab_size
-    addresses = Addresses.from_config(memory, np.arange(vocabulary, dtype=np.int32), memory.pad_id)
+    token_map = np.arange(vocabulary, dtype=np.int32)
+    addresses = Addresses.from_config(memory, token_map, vocabulary - 1)
     hasher = Hasher(addresses, threads=usable_cores(), form="numba")
     tokens = np.random.default_rng(0).integers(0, vocabulary, (1, TOKENS))
     out, _ = hasher.hash(tokens)
@@ -122,7 +123,8 @@ WAYS: dict[str, Callable[[int, Path], dict[str, Any]]] = {
 def _new_table(rows: int) -> MultiHeadEmbedding:
     table = MultiHeadEmbedding([rows], WIDTH, device="meta", dtype=torch.bfloat16)
     table = table.to_empty(device="cpu")
-    nn.init.ones_(table.embedding.weight)  # memory that nothing was written to is all one page
+    for rows_of_table in table.parameters():
+        nn.init.ones_(rows_of_table)  # memory that nothing was written to is all one page
     nn.init.zeros_(table.offsets)
     return table
 
