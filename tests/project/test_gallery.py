@@ -11,6 +11,7 @@ from support.paths import REPOSITORY
 
 GALLERY = (REPOSITORY / "docs" / "gallery.md").read_text(encoding="utf-8")
 FIGURES = REPOSITORY / "docs" / "figures"
+_SHOWN = re.compile(r"\]\(figures/([^)]+)\)")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,10 @@ def test_every_picture_is_shown_with_its_command(figures):
 
 
 def test_every_picture_and_page_that_is_shown_is_there(figures):
-    named = set(re.findall(r"\]\(figures/([^)]+)\)", GALLERY))
+    named = set(_SHOWN.findall(GALLERY))
     assert named == {it.name for it in figures} | {it.page for it in figures if it.page}
-    assert {path.name for path in FIGURES.iterdir()} == named
+    pages = (REPOSITORY / "docs").glob("*.md")
+    shown = {name for page in pages for name in _SHOWN.findall(page.read_text(encoding="utf-8"))}
+    assert {path.name for path in FIGURES.iterdir()} == shown
     for name in named:
         assert (FIGURES / name).stat().st_size > 10_000
