@@ -13,6 +13,14 @@ additions. The quotient is within 0.4 / p of the true one, and no multiple of 1 
 half than 0.5 / p, so rounding it is exact too. `rest` is in -(p - 1) / 2..(p - 1) / 2; `shift`
 moves that range to 0..p - 1 in advance. Adding 2^52 leaves the row in the lower bits of the double.
 A vector of rows so takes seven operations that AVX2, AVX-512 and NEON all have.
+
+Gains, measured on a Cascade Lake at 2.5 GHz, as times of the form before / after (AVX-512; AVX2):
+doubles and blocks instead of 64-bit Barrett remainders, token by token, 1.4; 1.7 at 64k tokens on
+one thread. Fetching the output's lines ahead 1.2; 1.2 at 64k tokens, 1.2; 1.5 at 1M tokens.
+Tried without gain: stores past the caches (7 GB/s, where ordinary ones reach 10), and constants
+kept in registers with one head group at a time over a block (1.3 times slower: the output is then
+written in strides). The remainders alone, written in C with intrinsics, took 0.40 (AVX-512) and
+0.46 (AVX2) ns an id at 64k tokens, of some 0.9 and 1.3 of the whole kernel.
 """
 
 from collections.abc import Callable
@@ -30,6 +38,8 @@ LANES = 8
 # Tokens a block, and mixes a block: their arrays stay in the first cache of any processor.
 _BLOCK_TOKENS = 128
 _BLOCK_MIXES = 1024
+# Distance at which the output's lines are fetched before they are written.
+_AHEAD_BYTES = 2048
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -61,6 +71,13 @@ def _store_rows(
     """
     index = types.intp
     signature = types.void(high, low, index, constants, index, index, out, index, lanes)
+
+    def prefetch(builder: Any, pointer: Any) -> None:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        call = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+        # To be written, kept in all caches, data.
+        builder.call(call, [builder.bitcast(pointer, byte), number(1), number(3), number(1)])
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         of, at, heads, to = values[2], values[4], values[5], values[7]
@@ -98,6 +115,7 @@ def _store_rows(
         bits = signature.args[6].dtype.bitwidth
         if bits < 64:
             row = builder.trunc(row, ir.VectorType(ir.IntType(bits), lanes))
+        prefetch(builder, place(6, builder.add(to, ir.Constant(to.type, 8 * _AHEAD_BYTES // bits))))
         pointer = builder.bitcast(place(6, to), row.type.as_pointer())
         builder.store(row, pointer, align=bits // 8)
         return context.get_dummy_value()
