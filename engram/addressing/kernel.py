@@ -16,8 +16,8 @@ A vector of rows so takes seven operations that AVX2, AVX-512 and NEON all have.
 
 Gains, measured on a Cascade Lake at 2.5 GHz, as times of the form before / after (AVX-512; AVX2):
 doubles and blocks instead of 64-bit Barrett remainders, token by token, 1.4; 1.7 at 64k tokens on
-one thread. Fetching the output's lines ahead 1.2; 1.2 at 64k tokens, 1.2; 1.5 at 1M tokens.
-Tried without gain: stores past the caches (7 GB/s, where ordinary ones reach 10), and constants
+one thread. Fetching the output's lines ahead 1.3; 1.2 at 64k tokens, 1.2; 1.5 at 1M tokens.
+Tried without gain: stores past the caches (7 GB/s in C, as slow as plain ones), and constants
 kept in registers with one head group at a time over a block (1.3 times slower: the output is then
 written in strides). The remainders alone, written in C with intrinsics, took 0.40 (AVX-512) and
 0.46 (AVX2) ns an id at 64k tokens, of some 0.9 and 1.3 of the whole kernel.
