@@ -8,16 +8,13 @@ idle cores all the same.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured import Ratio, finish, interleaved, parser_of, times_as_fast
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
@@ -28,7 +25,6 @@ from engram.config.engram_config import EngramConfig
 
 V, COMPRESSED = 128_815, 98_627  # the sizes of DeepSeek-V3's tokenizer
 TOKENS, MANY_TOKENS = 65_536, 1_048_576
-IDS_PER_TOKEN = 32
 
 
 def make_addresses() -> Addresses:
@@ -113,94 +109,71 @@ def demo_normaliser() -> Any:
     )
 
 
-def rounds(
-    runs: dict[str, Callable[[], Any]], count: int, calls: int = 1
-) -> dict[str, list[float]]:
-    """Time every run once a round.
-
-    Returns:
-        Seconds a call, by name and round.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(count):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            for _ in range(calls):
-                run()
-            seconds[name].append((time.perf_counter() - begin) / calls)
-    return seconds
-
-
-def report(
-    title: str, seconds: dict[str, list[float]], base: str, per: int, unit: str, scale: float
-) -> dict[str, Any]:
-    """Print a table: seconds per something, and how many times as fast as the base."""
-    print(f"\n{title}")
-    rows = {}
-    for name, times in seconds.items():
-        ratio = statistics.median(b / t for b, t in zip(seconds[base], times, strict=True))
-        best = min(times) / per * scale
-        rows[name] = {unit.replace(" ", "_"): round(best, 4), f"times_{base}": round(ratio, 3)}
-        print(f"  {name:28}{best:10.3f} {unit}{ratio:10.2f} x {base}")
-    return rows
-
-
-def bench_tokens(addresses: Addresses, count: int) -> dict[str, Any]:
-    """Time 64k tokens, 1M tokens and one token."""
-    ids = np.random.default_rng(1).integers(0, V, (1, MANY_TOKENS))
+def hash_ratios(addresses: Addresses, rounds: int, tokens: int) -> list[Ratio]:
+    """Measure 64k tokens on one and two threads, many tokens beside memset, and one token."""
+    ids = np.random.default_rng(1).integers(0, V, (1, tokens))
     some, one = np.ascontiguousarray(ids[:, :TOKENS]), ids[:, :1].copy()
     demo = demo_form(addresses)
     one_thread = Hasher(addresses, form="numba")
     two_threads = Hasher(addresses, form="numba", threads=2)
-    in_numpy = Hasher(addresses, form="numpy")
     out64 = np.empty((1, TOKENS, 2, 16), dtype=np.int64)
     out32 = np.empty((1, TOKENS, 2, 16), dtype=np.int32)
     expected = np.stack(demo(some), axis=2)
-    for hasher in (one_thread, two_threads, in_numpy):
+    for hasher in (one_thread, two_threads):
         assert np.array_equal(hasher.hash(some, out=out64)[0], expected)
     runs: dict[str, Callable[[], Any]] = {
         "demo": lambda: demo(some),
-        "numpy": lambda: in_numpy.hash(some, out=out64),
-        "numba": lambda: one_thread.hash(some, out=out64),
-        "numba int32": lambda: one_thread.hash(some, out=out32),
-        "numba 2 threads": lambda: two_threads.hash(some, out=out64),
+        "one": lambda: one_thread.hash(some, out=out64),
+        "int32": lambda: one_thread.hash(some, out=out32),
+        "two": lambda: two_threads.hash(some, out=out64),
     }
     # Ten calls in a row: a corpus is hashed by thousands.
-    results = {"64k": _hash_table("64k tokens", runs, count, "demo", TOKENS, calls=10)}
-    many = np.empty((1, MANY_TOKENS, 2, 16), dtype=np.int64)
+    seconds = interleaved(runs, rounds, calls=10)
+    ratios = [
+        _ratio("hash-64k-one-thread", "64k tokens on one thread", seconds, "demo", "one", 10),
+        _ratio("hash-64k-int32", "64k tokens to int32, one thread", seconds, "demo", "int32"),
+        _ratio("hash-64k-two-threads", "64k tokens on two threads", seconds, "demo", "two", 20),
+    ]
+    many = np.empty((1, tokens, 2, 16), dtype=np.int64)
     runs = {
         "memset": lambda: many.fill(0),
-        "numba": lambda: one_thread.hash(ids, out=many),
-        "numba 2 threads": lambda: two_threads.hash(ids, out=many),
+        "one": lambda: one_thread.hash(ids, out=many),
+        "two": lambda: two_threads.hash(ids, out=many),
     }
-    results["1M"] = _hash_table("1M tokens", runs, count, "memset", MANY_TOKENS)
+    seconds = interleaved(runs, rounds)
+    size = f"{tokens / 2**20:g}M tokens"
+    ratios += [
+        _ratio("hash-1m-one-thread", f"{size} on one thread", seconds, "memset", "one", 0.6),
+        _ratio("hash-1m-two-threads", f"{size} on two threads", seconds, "memset", "two"),
+    ]
     _, history = one_thread.hash(one)
-    runs = {
-        "demo": lambda: demo(one),
-        "numpy": lambda: in_numpy.hash(one, history=history),
-        "numba": lambda: one_thread.hash(one, history=history),
-    }
-    seconds = rounds(runs, count, calls=500)
-    results["one"] = report("one token", seconds, "demo", 1, "us", 1e6)
-    return results
+    runs = {"demo": lambda: demo(one), "one": lambda: one_thread.hash(one, history=history)}
+    seconds = interleaved(runs, rounds, calls=500)
+    ratios.append(_ratio("hash-one-token", "one token", seconds, "demo", "one", 50))
+    return ratios
 
 
-def _hash_table(
-    title: str,
-    runs: dict[str, Callable[[], Any]],
-    count: int,
+AGAINST = {
+    "demo": "the reference demo's numpy form",
+    "memset": "memset of the same output on one thread",
+}
+
+
+def _ratio(
+    key: str,
+    what: str,
+    seconds: dict[str, list[float]],
     base: str,
-    tokens: int,
-    calls: int = 1,
-) -> dict[str, Any]:
-    seconds = rounds(runs, count, calls)
-    return report(title, seconds, base, tokens * IDS_PER_TOKEN, "ns an id", 1e9)
+    name: str,
+    at_least: float | None = None,
+) -> Ratio:
+    ratios = times_as_fast(seconds[base], seconds[name])
+    note = f"{min(seconds[name]) * 1e6:.4g} us a call at best; {min(seconds[base]) * 1e6:.4g} us"
+    return Ratio(key, f"hash of {what}", AGAINST[base], ratios, at_least, note=note)
 
 
-def bench_map(folder: Path, count: int) -> dict[str, Any]:
-    """Time the compressed map of a tokenizer."""
+def map_ratio(folder: Path, rounds: int) -> Ratio:
+    """Measure the compressed map of a tokenizer."""
     from transformers import AutoTokenizer
 
     mine, auto = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
@@ -210,15 +183,20 @@ def bench_map(folder: Path, count: int) -> dict[str, Any]:
         "demo": lambda: demo_loop(auto, normaliser, size),
         "engram": lambda: build_map(mine.tokenizer, size),
     }
-    title = f"compressed map of {size:,} ids"
-    return report(title, rounds(runs, max(3, count // 3)), "demo", 1, "s", 1)
+    seconds = interleaved(runs, rounds)
+    return Ratio(
+        "compressed-map",
+        f"compressed map of {size:,} ids",
+        "the reference demo's loop",
+        times_as_fast(seconds["demo"], seconds["engram"]),
+        at_least=1.7,
+        note=f"{min(seconds['engram']):.2f} s at best; {min(seconds['demo']):.2f} s",
+    )
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--tokenizer",
         type=Path,
@@ -226,13 +204,13 @@ def main() -> None:
         help="folder of a tokenizer, for the compressed map",
     )
     args = parser.parse_args()
-    results = bench_tokens(make_addresses(), args.rounds)
-    if args.tokenizer.is_dir():
-        results["map"] = bench_map(args.tokenizer, args.rounds)
+    rounds = min(args.rounds, 3) if args.quick else args.rounds
+    ratios = hash_ratios(make_addresses(), rounds, MANY_TOKENS)
+    if args.quick or not args.tokenizer.is_dir():
+        print("no compressed map: --quick, or there is no tokenizer at", args.tokenizer)
     else:
-        print(f"\nno compressed map: there is no tokenizer at {args.tokenizer}")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        ratios.append(map_ratio(args.tokenizer, rounds))
+    finish(ratios, args.json)
 
 
 if __name__ == "__main__":

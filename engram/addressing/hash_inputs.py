@@ -1,5 +1,6 @@
 """The inputs of a hash, checked and brought into the form that the compiled kernel reads."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,39 @@ from engram.errors import InputError
 
 # Dtypes of token ids that the kernel reads as they are.
 KERNEL_DTYPES = frozenset(np.dtype(name) for name in ("i8", "i4", "u2", "u4"))
+# The kernel cuts a mix into the bits below this one and those above.
+LOW_BITS = 50
+# Numbers that the kernel needs for a head.
+KINDS = 5
+_LINE_BYTES = 64
 # Flags of a position: a document starts there; it is masked.
 START = 1
 MASKED = 2
 # End-of-document token of memories without one.
 NO_END = -(2**63)
+
+
+def fits_doubles(addresses: Addresses) -> bool:
+    """Whether the kernel may reduce mixes in doubles: primes of 3..2^35, as `kernel` explains."""
+    return all(
+        min(layer.heads, default=3) > 2
+        and max(layer.heads, default=3) < 2**35
+        and layer.hash_rows < 2**51
+        for layer in addresses.layers
+    )
+
+
+def multipliers_width(n_orders: int) -> int:
+    """Return the room for a layer's multipliers: whole vectors, so that what follows is aligned."""
+    return (n_orders + 8) // 8 * 8
+
+
+def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return a new array that starts at a cache line, so that no vector of it is in two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + _LINE_BYTES, np.uint8)
+    start = -room.ctypes.data % _LINE_BYTES
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def pack(addresses: Addresses, offsets: bool) -> NDArray[np.uint64]:
@@ -26,21 +55,35 @@ def pack(addresses: Addresses, offsets: bool) -> NDArray[np.uint64]:
         offsets: Whether ids count from the start of the layer's table instead of the head's part.
 
     Returns:
-        uint64 ``[L, N + 4 C]``: a layer's multipliers, then per order the primes of its heads,
-        the lower and the upper halves of their reciprocals ``floor(2^64 / p)``, and the offsets
-        that are added to their ids.
+        uint64 ``[L, multipliers_width + KINDS * C]``: a layer's multipliers, then per order the
+        bits of five doubles for each head, kind by kind: the shift, the remainder of
+        ``2^LOW_BITS``, the inverse, the prime, and the number to add last. Unless `fits_doubles`,
+        they are the prime, the offset that is added to ids, and three zeros, as integers.
     """
-    heads = addresses.n_heads
-    rows = []
-    for layer in addresses.layers:
-        row = list(layer.multipliers)
+    heads, in_doubles = addresses.n_heads, fits_doubles(addresses)
+    origin = multipliers_width(addresses.n_orders)
+    width = origin + KINDS * addresses.n_columns
+    packed = aligned((len(addresses.layers), width), np.uint64)
+    packed[:] = 0
+    for row, layer in zip(packed, addresses.layers, strict=True):
+        row[: len(layer.multipliers)] = layer.multipliers
+        at = origin
         for order, primes in enumerate(layer.primes):
-            bars = [2**64 // prime for prime in primes]
-            row += [*primes, *(bar % 2**32 for bar in bars), *(bar >> 32 for bar in bars)]
-            firsts = layer.offsets[order * heads : (order + 1) * heads]
-            row += firsts if offsets else [0] * heads
-        rows.append(row)
-    return np.array(rows, dtype=np.uint64)
+            firsts = layer.offsets[order * heads : (order + 1) * heads] if offsets else [0] * heads
+            kinds = row[at : at + KINDS * heads].reshape(KINDS, heads)
+            at += KINDS * heads
+            if not in_doubles:
+                kinds[0], kinds[1] = primes, firsts
+                continue
+            halves = [(prime - 1) // 2 for prime in primes]
+            kinds.view(np.float64)[:] = (
+                [(-half - 2**63) % prime for half, prime in zip(halves, primes, strict=True)],
+                [2**LOW_BITS % prime for prime in primes],
+                [1 / prime for prime in primes],
+                primes,
+                [2**52 + half + first for half, first in zip(halves, firsts, strict=True)],
+            )
+    return packed
 
 
 def check_out(

@@ -18,6 +18,7 @@ from engram.addressing.hash_inputs import (
     NO_END,
     START,
     check_out,
+    fits_doubles,
     pack,
     position_flags,
     token_array,
@@ -33,8 +34,6 @@ Form = Literal["auto", "numba", "numpy"]
 _NO_FLAGS = np.empty((0, 0), dtype=np.uint8)
 # On fewer ids than this, two threads are slower than one.
 _IDS_PER_THREAD = 2**18
-# Output larger than this bypasses the processor's caches, which would not keep it until it is read.
-_STREAMED_BYTES = 2**26
 # Time that the numpy form takes, and time for loading numba and the kernel.
 _SECONDS_PER_CALL = 1e-4
 _SECONDS_PER_ID = 3.5e-9
@@ -85,6 +84,7 @@ class Hasher:
         has_map = addresses.token_map is not None
         self._token_map = np.array(addresses.token_map if has_map else [], dtype=np.int32)
         self._rules = (
+            fits_doubles(addresses),
             addresses.raw_vocab_size,
             addresses.fill,
             NO_END if addresses.end_id is None else addresses.end_id,
@@ -215,12 +215,10 @@ class Hasher:
             return hash_chunks(self.addresses, ids, keep, starts, window, offsets, out)
         flags = _NO_FLAGS if flags is None else flags
         arrays = (ids, self._token_map, self._constants[bool(offsets)], flags)
-        streamed = out.nbytes >= _STREAMED_BYTES and out.ctypes.data % 16 == 0
-        rules = (streamed, *self._rules)
         if size < self._tokens_to_share:
-            stopped = kernel(*arrays, window, out, 0, size, *rules)
+            stopped = kernel(*arrays, window, out, 0, size, *self._rules)
         else:
-            stopped = self._share(kernel, arrays, window, out, rules)
+            stopped = self._share(kernel, arrays, window, out)
         if stopped >= 0:
             check_ids(self.addresses, ids)
         return window
@@ -231,7 +229,6 @@ class Hasher:
         arrays: tuple[NDArray[Any], ...],
         window: Ids,
         out: NDArray[Any],
-        rules: tuple[Any, ...],
     ) -> int:
         """Call the kernel in several threads, each on a part of the positions."""
         size, length = arrays[0].size, arrays[0].shape[1]
@@ -240,7 +237,7 @@ class Hasher:
         def run_part(part: int) -> int:
             begin, end = size * part // parts, size * (part + 1) // parts
             own = window.copy()
-            stopped = int(kernel(*arrays, own, out, begin, end, *rules))
+            stopped = int(kernel(*arrays, own, out, begin, end, *self._rules))
             # Rows of the batch whose last position is in this part.
             rows = slice(begin // length, end // length)
             ends[rows] = own[rows]

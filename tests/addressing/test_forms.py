@@ -122,18 +122,47 @@ def test_forms_agree(layout, name, monkeypatch):
 @pytest.mark.parametrize("heads", [1, 8, 9, 16])
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_output_written_past_the_caches(heads, dtype, threads, monkeypatch):
-    """Such stores need addresses that not every number of heads, and not every array, has."""
-    monkeypatch.setattr(hashing, "_STREAMED_BYTES", 0)
+def test_output_at_any_address(heads, dtype, threads, monkeypatch):
+    """Blocks of tokens end inside rows; vectors cross lines of the processor's caches."""
     monkeypatch.setattr(hashing, "_IDS_PER_THREAD", 64)
     addresses = addresses_of("demo", n_head_per_ngram=heads)
     hasher = Hasher(addresses, form="numba", threads=threads)
-    ids = np.random.default_rng(heads).integers(0, V, (3, 47))
+    ids = np.random.default_rng(heads).integers(0, V, (3, 347))
     expected, _ = hash_ids(addresses, ids)
     for shift in range(4):
         out = np.empty(expected.size + shift, dtype)[shift:].reshape(expected.shape)
         hasher.hash(ids, out=out)
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_long_rows_agree(layout, monkeypatch):
+    """Blocks of the kernel begin and end in rows, at ends of documents and at masked positions."""
+    addresses = addresses_of(layout, n_head_per_ngram=2, max_ngram_size=4)
+    rng = np.random.default_rng(11)
+    for shape in [(2, 700), (400, 3), (300, 1)]:
+        ids = rng.choice([5, 45, 7, 8, -9, 60, -(2**62)], shape)
+        keys = {"keep": rng.random(shape) < 0.8, "starts": rng.random(shape) < 0.1}
+        for used in ({}, keys):
+            expected, history = hash_ids(addresses, ids, **used)
+            for form, hash_with in forms(addresses, monkeypatch).items():
+                rows, left = hash_with(ids, **used)
+                np.testing.assert_array_equal(rows, expected, err_msg=form)
+                np.testing.assert_array_equal(left, history, err_msg=form)
+
+
+@pytest.mark.parametrize("prime", [3, 5, 8191, 646_403, 2**31 - 1, 34_359_738_337])
+def test_remainders_at_the_edges(prime):
+    """Mixes next to multiples of a prime, of both signs and up to 63 bits."""
+    addresses = addresses_of("qwen_ple", n_head_per_ngram=1, max_ngram_size=2, layer_ids=[1])
+    layer = replace(addresses.layers[0], multipliers=(1, 1), primes=((prime,),))
+    addresses = replace(addresses, layers=(layer,), raw_vocab_size=2**63 - 1, fill=0, end_id=None)
+    rng = np.random.default_rng(prime)
+    quotients = rng.integers(-(2**63) // prime + 2, 2**63 // prime - 2, 2000)
+    quotients[:3] = -(2**63) // prime + 2, 0, 2**63 // prime - 2
+    ids = (quotients[:, None] * prime + [-1, 0, 1, prime // 2, prime // 2 + 1]).reshape(-1, 1)
+    rows, _ = Hasher(addresses, form="numba").hash(ids)
+    np.testing.assert_array_equal(rows.ravel(), ids.ravel() % prime)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
