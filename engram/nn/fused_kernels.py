@@ -102,11 +102,12 @@ def _dot(x: Any, y: Any) -> Any:
 
 
 @njit(**_OPTIONS)  # type: ignore[untyped-decorator]
-def _dot_weighted(x: Any, y: Any, weight: Any) -> Any:
-    product = np.float32(0)
-    for d in range(x.size):
-        product += x[d] * y[d] * weight[d]
-    return product
+def _value_products(value: Any, row: Any, weight: Any, arriving: Any) -> Any:
+    through_norm, direct = np.float32(0), np.float32(0)
+    for d in range(value.size):
+        through_norm += row[d] * weight[d] * value[d]
+        direct += arriving[d] * value[d]
+    return through_norm, direct
 
 
 @njit(**_OPTIONS)  # type: ignore[untyped-decorator]
@@ -122,9 +123,17 @@ def _add_product(x: Any, y: Any, factor: Any, out: Any) -> None:
 
 
 @njit(**_OPTIONS)  # type: ignore[untyped-decorator]
-def _add(x: Any, factor: Any, out: Any) -> None:
+def _add(x: Any, out: Any) -> None:
     for d in range(x.size):
-        out[d] += x[d] * factor
+        out[d] += x[d]
+
+
+@njit(**_OPTIONS)  # type: ignore[untyped-decorator]
+def _add_value_gradient(
+    value: Any, along: Any, row: Any, weight: Any, scale: Any, arriving: Any, gate: Any, out: Any
+) -> None:
+    for d in range(value.size):
+        out[d] += row[d] * weight[d] * scale - value[d] * along + arriving[d] * gate
 
 
 @njit(**_OPTIONS)  # type: ignore[untyped-decorator]
@@ -204,26 +213,22 @@ def _leave(
 ) -> None:
     """Pass the gradients of a token's result, gate and convolution's input `row` to its inputs."""
     value, keys, streams, agreement_weight, norm_weight = sources[:5]
-    out_gradient, gates_gradient, _ = incoming
-    b, t, m, closed = at
+    b, t, m = at
+    arriving, gate_gradient = incoming
     width = norm_weight.shape[1]
     gate, square, rstd, agreement = state[_GATE], state[_SQUARE], state[_RSTD], state[_AGREEMENT]
-    own, into = value[b, t], gradients[0][b, t]
+    own, into, weight = value[b, t], gradients[0][b, t], norm_weight[m]
+    through_norm, direct = _value_products(own, row, weight, arriving)
     scale = gate * rstd
-    through_norm = _dot_weighted(row, norm_weight[m], own)
     along = scale * through_norm / width
-    gate_gradient = rstd * (through_norm - along * scale * square)
+    gate_gradient += rstd * (through_norm - along * scale * square) + direct
     _add_product(row, own, np.float32(scale), weights[1][m])
     if m == 0:
-        _set_product(row, norm_weight[m], np.float32(scale), into)
-    else:
-        _add_product(row, norm_weight[m], np.float32(scale), into)
-    _add(own, np.float32(-along * scale * scale), into)
-    if not closed:
-        gate_gradient += _dot(out_gradient[b, t, m], own)
-        _add(out_gradient[b, t, m], np.float32(gate), into)
-    if gates_gradient.size > 0:
-        gate_gradient += gates_gradient[b, t, m]
+        into[:] = 0
+    along *= scale * scale
+    _add_value_gradient(
+        own, np.float32(along), row, weight, np.float32(scale), arriving, np.float32(gate), into
+    )
     slope = 0.0
     if abs(agreement) >= 1e-6:
         root_gradient = gate_gradient * gate * (1 - gate)
@@ -298,7 +303,7 @@ def read_backward(
             the norm before the convolution ``[M, D]``, and of the taps ``[M, K, D]``.
     """
     value, taps, window, keep = sources[0], sources[5], sources[6], sources[7]
-    out_gradient, _, next_window_gradient = incoming
+    out_gradient, gates_gradient, next_window_gradient = incoming
     b, first, last = span
     n_streams, n_taps, width = taps.shape
     dilation, length, held = rules[2], value.shape[1], window.shape[1]
@@ -308,6 +313,7 @@ def read_backward(
     conv_gradients = np.empty((size, width), np.float32)
     states = np.zeros((size, 6))
     scratch = np.empty(width, np.float32)
+    zero = np.zeros(width, np.float32)
     # The first span also gives the gradients of the window before it.
     first_out = -reach if first == 0 and gradients[3].size > 0 else first
     for m in range(n_streams):
@@ -333,9 +339,11 @@ def read_backward(
                 continue
             _convolve(conv_gradients, taps[m], u + size, dilation, scratch)
             if next_window_gradient.size > 0 and u >= length - reach:
-                _add(next_window_gradient[b, u - length + reach, m], _ONE, scratch)
+                _add(next_window_gradient[b, u - length + reach, m], scratch)
             if u >= 0:
-                at = (b, u, m, keep.size > 0 and keep[b, u] == 0)
-                _leave(sources, incoming, gradients, weights, at, scratch, states[u % size])
+                arriving = zero if keep.size > 0 and keep[b, u] == 0 else out_gradient[b, u, m]
+                to_gate = gates_gradient[b, u, m] if gates_gradient.size > 0 else 0.0
+                incoming_here, at = (arriving, to_gate), (b, u, m)
+                _leave(sources, incoming_here, gradients, weights, at, scratch, states[u % size])
             elif u + held >= 0:
                 gradients[3][b, u + held, m] = scratch
