@@ -1,15 +1,11 @@
 """Times cached decode and prefill of an attached checkpoint against its base.
 
 The SmolLM2-135M checkpoint of ENGRAM_ASSETS with the smollm2 template, float32, two threads; the
-memory's weights are random. Base and attached model take turns, so that a busy machine slows both;
-the ratio is the median over turns, the spread its quartiles. Targets: 0.93 of the base's tokens a
-second in decode, 0.90 in prefill.
+memory's weights are random. Base and attached model take turns, so that a busy machine slows both.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -23,11 +19,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import engram
+from benchmarks.measured import Ratio, finish, parser_of
 from engram.checkpoints.verify.behaviour import randomise
 from engram.config.templates import load_template
 from engram.hf.compat import cache_name, cache_of
 
-TARGETS = {"decode": 0.93, "prefill": 0.90}
+PROMISED = {"decode": 0.97, "prefill": 0.97}
+QUICK_ROUNDS, ROUNDS = 5, 20
 PROMPT_TOKENS, DECODE_TOKENS, PREFILL_TOKENS = 64, 16, 512
 
 
@@ -67,10 +65,10 @@ def prefill(model: Any, ids: torch.Tensor) -> Callable[[], float]:
     return run
 
 
-def compare(turns: int, base: Path) -> dict[str, Any]:
-    """Run everything and return tokens a second and ratios."""
+def compare(rounds: int, base: Path) -> list[Ratio]:
+    """Run everything, and return the ratios."""
     torch.manual_seed(0)
-    results: dict[str, Any] = {"schema": "engram.bench-decode/1", "turns": turns}
+    ratios = []
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         plain, attached = load_pair(base, Path(folder))
         short = torch.randint(0, 49152, (1, PROMPT_TOKENS))
@@ -79,43 +77,33 @@ def compare(turns: int, base: Path) -> dict[str, Any]:
             runs = (make(plain, ids), make(attached, ids))
             for run in runs:
                 run()
-            pairs = [tuple(run() for run in runs) for _ in range(turns)]
-            ratios = sorted(attached_rate / base_rate for base_rate, attached_rate in pairs)
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            results[name] = {
-                "ratio": middle,
-                "quartiles": [low, high],
-                "target": TARGETS[name],
-                "base_tokens_per_second": statistics.median(pair[0] for pair in pairs),
-                "attached_tokens_per_second": statistics.median(pair[1] for pair in pairs),
-            }
-    return results
+            pairs = [(runs[0](), runs[1]()) for _ in range(rounds)]
+            rates = [statistics.median(rate) for rate in zip(*pairs, strict=True)]
+            ratios.append(
+                Ratio(
+                    key=f"attached-{name}",
+                    what=f"{name} of an attached 135M model, tokens a second",
+                    against="its base",
+                    rounds=[attached_rate / base_rate for base_rate, attached_rate in pairs],
+                    at_least=PROMISED[name],
+                    note=f"base {rates[0]:.1f} tokens a second, attached {rates[1]:.1f}, "
+                    f"{torch.get_num_threads()} threads",
+                )
+            )
+    return ratios
 
 
 def main() -> None:
-    """Parse the command line and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    """Parse the command line, and print the ratios."""
+    parser = parser_of(__doc__)
+    parser.set_defaults(rounds=ROUNDS)
+    options = parser.parse_args()
     base = Path(os.environ.get("ENGRAM_ASSETS", "")) / "smollm2-135m"
     if not base.is_dir():
         parser.exit(
             4, "ENGRAM_ASSETS names no folder with smollm2-135m: `make assets` fetches it\n"
         )
-    results = compare(arguments.turns, base)
-    if arguments.json:
-        print(json.dumps(results))
-        return
-    print(f"{torch.get_num_threads()} threads, {arguments.turns} interleaved turns")
-    print("what      ratio  (quartiles)     target   base tok/s  attached tok/s")
-    for name in TARGETS:
-        row = results[name]
-        low, high = row["quartiles"]
-        print(
-            f"{name:8}  {row['ratio']:.3f}  ({low:.3f}-{high:.3f})   {row['target']:.2f}"
-            f"   {row['base_tokens_per_second']:10.1f}  {row['attached_tokens_per_second']:14.1f}"
-        )
+    finish(compare(QUICK_ROUNDS if options.quick else options.rounds, base), options.json)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,26 @@
 """Times the module's forward and backward pass against its matrix products.
 
-One stream, B 4, T 512, hidden 768, memory 1024, two threads. The floor is three times the forward
-matrix products (a backward pass has two for each), the target at most 2.0 times that. Rounds of all
-parts are interleaved, and the ratio is the median over rounds, so that a busy machine slows both.
+One stream, B 4, T 512, hidden 768, memory 1024, float32, two threads. The floor is three times the
+forward matrix products: a backward pass has two for each. Its parts are measured beside it.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.measured import Ratio, finish, interleaved, parser_of, times_as_fast
 from engram.addressing.primes import head_primes
 from engram.config.engram_config import EngramConfig
 from engram.nn import DemoModule
-from engram.nn.functional import rms_norm, signed_sqrt_gate
+from engram.nn.fused_read import fused_read
 
 BATCH, LENGTH, HIDDEN = 4, 512, 768
-SUBJECT, TARGET = "module, sparse table gradient", 2.0
+MODULE = "module, sparse table gradient"
+PROMISED = 1.25
+QUICK_ROUNDS, ROUNDS = 5, 15
 
 
 def build(sparse: bool) -> DemoModule:
@@ -65,53 +64,50 @@ def parts(module: DemoModule, dense: DemoModule) -> dict[str, Callable[[], objec
         value, keys = module.value_proj(memory), module.key_proj(memory)
         return torch.add(value, keys)
 
-    def gate() -> torch.Tensor:
-        gates = signed_sqrt_gate(
-            rms_norm(keys, module.norm_key, None),
-            rms_norm(hidden[:, :, None], module.norm_query, None),
-        )
-        return gates[..., None] * keys
-
-    def conv() -> torch.Tensor:
-        inputs = rms_norm(keys, module.conv_norm, 1e-5).flatten(2)
-        return F.silu(module.conv(inputs, None, None, None)[0])
+    def between() -> torch.Tensor:
+        read = fused_read(keys[:, :, 0], keys, hidden[:, :, None], None, None, module._read_weights)
+        if read is None:
+            raise RuntimeError("the compiled passes cannot be loaded")
+        return read[0]
 
     return {
         "floor": lambda: [F.linear(memory.detach(), weight) for weight in weights],
-        SUBJECT: both(lambda: module(hidden, ids)),
+        MODULE: both(lambda: module(hidden, ids)),
         "look-up": both(lambda: module.multi_head_embedding(ids)),
         "projections": both(project),
-        "gate": both(gate),
-        "convolution": both(conv),
+        "between the projections": both(between),
         "module, dense table gradient": both(lambda: dense(hidden, ids)),
     }
 
 
+def measure(rounds: int, threads: int) -> list[Ratio]:
+    """Return the ratio of the module, and of its parts."""
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    seconds = interleaved(parts(build(sparse=True), build(sparse=False)), rounds)
+    floor = [3 * part for part in seconds.pop("floor")]
+    return [
+        Ratio(
+            key=f"module-{name.partition(',')[0].replace(' ', '-')}"
+            + ("-dense" if "dense" in name else ""),
+            what=f"{name}: forward and backward",
+            against="three times the module's forward matrix products",
+            rounds=times_as_fast(taken, floor),
+            at_most=PROMISED if name == MODULE else None,
+            note=f"{1e3 * min(taken):.1f} ms at best, the products {1e3 * min(floor):.1f} ms",
+        )
+        for name, taken in seconds.items()
+    ]
+
+
 def main() -> None:
-    """Print every part's time and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds over all parts (15)")
+    """Parse the command line, and print the ratios."""
+    parser = parser_of(__doc__)
+    parser.set_defaults(rounds=ROUNDS)
     parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
     options = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
-    runs = parts(build(sparse=True), build(sparse=False))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(options.rounds + 2):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if round_ >= 2:
-                times[name].append(time.perf_counter() - start)
-    print(
-        f"B {BATCH}, T {LENGTH}, hidden {HIDDEN}, memory 1024, float32, {options.threads} threads"
-    )
-    floors = [3 * seconds for seconds in times.pop("floor")]
-    print(f"{'3x forward matrix products':32}{statistics.median(floors) * 1e3:8.1f} ms")
-    for name, seconds in times.items():
-        ratio = statistics.median(t / f for t, f in zip(seconds, floors, strict=True))
-        target = f"   (target: at most {TARGET})" if name == SUBJECT else ""
-        print(f"{name:32}{statistics.median(seconds) * 1e3:8.1f} ms {ratio:6.2f}x{target}")
+    rounds = QUICK_ROUNDS if options.quick else options.rounds
+    finish(measure(rounds, options.threads), options.json)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M * D channels.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from engram.config.init import Init
 from engram.nn.functional import CausalConv, ConvPast, rms_norm, signed_sqrt_gate
+from engram.nn.fused_read import ReadWeights, fused_read
 from engram.nn.gaps import gaps_in
 from engram.nn.inputs import for_projection
 from engram.nn.module import EngramModule
@@ -66,12 +68,16 @@ class DemoModule(EngramModule, layout="demo"):
         memory = for_projection(memory, self.value_proj, self._conv.weight.dtype)
         value = self.value_proj(memory)  # [B, T, D]
         keys = self.key_proj(memory).unflatten(-1, streams.shape[-2:])  # [B, T, M, D]
+        gaps = gaps_in(keep, window is not None) if self.layout.masked == "absent" else None
+        if since is None and gaps is None:
+            fused = fused_read(value, keys, streams, keep, window, self._read_weights)
+            if fused is not None:
+                return fused[0], fused[1], ConvPast(fused[2], fused[1])
         gates = signed_sqrt_gate(self._norm("norm_key", keys), self._norm("norm_query", streams))
         if keep is not None:
             # A closed gate makes the convolution's input zero as well.
             gates = gates.masked_fill(~keep[:, :, None], 0)
         gated, inputs = self._gated(value, gates)
-        gaps = gaps_in(keep, window is not None) if self.layout.masked == "absent" else None
         convolved, window = self._conv(inputs, window, since, gaps)
         out = F.silu(convolved).view_as(gated).add_(gated)
         if keep is not None:
@@ -97,8 +103,25 @@ class DemoModule(EngramModule, layout="demo"):
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         """Normalise ``[B, T, M, D]``, in float32 or better."""
-        eps = CONV_NORM_EPS if name == self.conv_norm_name else self.config.eps
-        return rms_norm(x, getattr(self, name), eps)
+        return rms_norm(x, getattr(self, name), self._eps(name))
+
+    def _norm_factors(self, name: str) -> Tensor | None:
+        """Return the factors ``[M, D]`` of a norm; None if its module was replaced."""
+        return cast(Tensor, getattr(self, name))
+
+    def _read_weights(self) -> ReadWeights | None:
+        """Return what a fused read needs; None if a part was replaced by another module."""
+        names = ("norm_key", "norm_query", self.conv_norm_name)
+        key, query, conv = (self._norm_factors(name) for name in names)
+        # Wrappers of other libraries must be called.
+        if key is None or query is None or conv is None or type(self._conv) is not CausalConv:
+            return None
+        eps, conv_eps = self._eps("norm_key"), self._eps(self.conv_norm_name)
+        return ReadWeights(key, query, conv, self._conv.weight, eps, conv_eps, self._conv.dilation)
+
+    def _eps(self, name: str) -> float | None:
+        """Return the epsilon of a norm; None for the machine epsilon."""
+        return CONV_NORM_EPS if name == self.conv_norm_name else self.config.eps
 
 
 class GroupedNorm(nn.Module):
@@ -120,8 +143,12 @@ class GroupedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``[B, T, M, D]``, in float32 or better."""
+        return rms_norm(x, self.factors(x.shape[-2:]), self.eps)
+
+    def factors(self, shape: Sequence[int]) -> Tensor:
+        """Return 1 + weight as ``[M, D]``, in float32 or better."""
         wide = torch.promote_types(self.weight.dtype, torch.float32)
-        return rms_norm(x, (1 + self.weight.to(wide)).view(x.shape[-2:]), self.eps)
+        return (1 + self.weight.to(wide)).view(*shape)
 
 
 class QwenPleModule(DemoModule, layout="qwen_ple"):
@@ -142,3 +169,11 @@ class QwenPleModule(DemoModule, layout="qwen_ple"):
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return cast(Tensor, getattr(self, name)(x))
+
+    def _eps(self, name: str) -> float | None:
+        return self.config.eps
+
+    def _norm_factors(self, name: str) -> Tensor | None:
+        norm = getattr(self, name)
+        shape = (self.config.hc_mult, self.config.hidden_size)
+        return norm.factors(shape) if type(norm) is GroupedNorm else None
