@@ -24,6 +24,9 @@ from engram.corpus.building.unit_work import (
 from engram.errors import EngramError
 
 _SECONDS_BETWEEN_REPORTS = 0.2
+# A unit that is longer, such as a file in one document, starts first: at the end, one worker would
+# do it while the others wait.
+_LONG_BYTES = 2**24
 
 
 class WorkerLostError(EngramError):
@@ -91,7 +94,8 @@ def _deal(
         read_bytes: Memory shared with them, see `_work`.
         report: See `run_local`.
     """
-    waiting = deque(enumerate(tasks))
+    in_turn = sorted(enumerate(tasks), key=lambda item: item[1].size_bytes <= _LONG_BYTES)
+    waiting = deque(in_turn)
     busy: dict[Any, tuple[int, UnitTask]] = {}
     failed: dict[int, Exception] = {}
     while busy or (waiting and not failed):

@@ -16,7 +16,8 @@ from engram.corpus.text.streams import open_source
 from engram.errors import InputError
 
 UNIT_BYTES = 2**22
-_BLOCK_BYTES = 2**18
+# The next end of a document is near, mostly.
+_BLOCK_BYTES = 2**14
 
 
 # Files and parts of files, for one worker; parts start and end between documents.

@@ -7,6 +7,7 @@ columns.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -185,9 +186,10 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         return self._windows(self._state)
 
     def _windows(self, state: dict[str, int]) -> Iterator[dict[str, torch.Tensor]]:
-        for window in self._cut(most_past=self.addresses.max_ngram_size - 1, **state):
+        windows = self._cut(most_past=self.addresses.max_ngram_size - 1, **state)
+        for window, hasher in zip(windows, self._hashers(), strict=False):
             self._state = {**state, "piece": window.piece, "token": window.token}
-            ids, _ = self._hasher.hash(window.tokens[None], starts=window.starts[None])
+            ids, _ = hasher.hash(window.tokens[None], starts=window.starts[None])
             tokens, starts = window.tokens[window.past :], window.starts[window.past :]
             places = np.arange(len(tokens))
             places -= np.maximum.accumulate(np.where(starts, places, 0))
@@ -210,9 +212,32 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         # A corpus is long enough for the compiled hash to pay.
         return Hasher(self.addresses, form="numba")
 
+    @cached_property
+    def _first_hasher(self) -> Hasher:
+        return Hasher(self.addresses, form="numpy")
+
+    def _hashers(self) -> Iterator[Hasher]:
+        """Yield the hasher of each window in turn.
+
+        Loading the compiled hash takes up to a second. A worker of a DataLoader begins with the
+        numpy form, and loads the other one in a thread. A process that may still be forked starts
+        no thread, which its forks would wait for.
+        """
+        if get_worker_info() is not None and "_hasher" not in self.__dict__:
+            loading = Thread(target=self._load, daemon=True)
+            loading.start()
+            while loading.is_alive():
+                yield self._first_hasher
+        while True:
+            yield self._hasher
+
+    def _load(self) -> None:
+        """Call the compiled hash, which loads it."""
+        self._hasher.hash(np.zeros((1, 1), np.uint32))
+
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the hasher, whose compiled code cannot be pickled."""
-        return {key: value for key, value in self.__dict__.items() if key != "_hasher"}
+        """Leave out the hashers, whose compiled code cannot be pickled."""
+        return {key: it for key, it in self.__dict__.items() if not key.endswith("_hasher")}
 
 
 def _words(work: Mapping[str, int | None]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from engram.corpus.text.sources import MANIFEST as MANIFEST
 from engram.errors import CorruptFileError
 from engram.storage import folders
 from engram.storage.files import sha256_of, write_json
+from engram.threads import usable_cores
 from engram.units import plural
 
 
@@ -102,14 +104,16 @@ def write_manifest(
     Returns:
         Bytes of all the files, the manifest's own included.
     """
-    files = [
-        {
+
+    def described(file: Path) -> dict[str, Any]:
+        return {
             "name": file.name,
             "bytes": file.stat().st_size,
             "sha256": digests.get(file.name) or sha256_of(file),
         }
-        for file in sorted(folder.iterdir())
-    ]
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        files = list(pool.map(described, sorted(folder.iterdir())))
     write_json(folder / MANIFEST, {**values, "files": files})
     write_json(work / ASSEMBLED, {MANIFEST: sha256_of(folder / MANIFEST)})
     return sum(file.stat().st_size for file in folder.iterdir())
