@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measured import Ratio, finish, parser_of
 from transformers import AutoModelForCausalLM
 
 import engram
-from benchmarks.measured import Ratio, finish, parser_of
 from engram.checkpoints.verify.behaviour import randomise
 from engram.config.templates import load_template
 from engram.hf.compat import cache_name, cache_of

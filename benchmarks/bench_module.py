@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from measured import Ratio, finish, interleaved, parser_of, times_as_fast
 
-from benchmarks.measured import Ratio, finish, interleaved, parser_of, times_as_fast
 from engram.addressing.primes import head_primes
 from engram.config.engram_config import EngramConfig
 from engram.nn import DemoModule

@@ -93,9 +93,7 @@ def run(name: str, given: argparse.Namespace) -> bool:
 def describe_machine() -> dict[str, Any]:
     """Describe the machine: processor, memory, versions, and what it can do at most."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    facts = dict(
-        tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line
-    )
+    facts = {name.strip(): value.strip() for name, _, value in (it.partition(":") for it in lines)}
     flags = facts.get("flags", "").split()
     widest = next((flag for flag in ("avx512f", "avx2", "avx") if flag in flags), "no AVX")
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
