@@ -72,6 +72,9 @@ def _run(job: dict[str, Any], report: Path) -> None:
     for stream, number in (("stdout", 1), ("stderr", 2)):
         target = os.open(f"{report}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(target, number)
+    if job["terminal"] is not None:
+        stream, device = job["terminal"]
+        os.dup2(os.open(device, os.O_RDWR | os.O_NOCTTY), 1 if stream == "stdout" else 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115

@@ -96,6 +96,7 @@ class Forks:
         limit_s: float = 60,
         file_bytes: int | None = None,
         lies: bool = False,
+        terminal: tuple[str, str] | None = None,
         env: dict[str, str] | None = None,
     ) -> Outcome:
         """Run `engram` with these words.
@@ -111,6 +112,7 @@ class Forks:
             limit_s: Seconds after which it is killed as hanging.
             file_bytes: Bytes that no file may have more of.
             lies: Whether the system says that the disk has room, whatever it has.
+            terminal: The stream, stdout or stderr, that is a terminal, and the terminal's device.
             env: More of the environment.
         """
         report = Path(self._folder.name) / "run"
@@ -123,6 +125,7 @@ class Forks:
             limit_s=limit_s,
             file_bytes=file_bytes,
             lies=lies,
+            terminal=terminal,
             env=env or {},
             report=str(report),
         )
