@@ -22,6 +22,7 @@ _IMPORTS = [
     *("engram_cli.attach", "engram_cli.convert", "engram_cli.corpus", "engram_cli.hash"),
     *("accelerate", "engram_cli.train", "engram.training.train_memory", "engram.training.trainer"),
     *("engram_cli.verify", "engram_cli.report", "engram_cli.size", "engram_cli.config"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "engram.pictures"),
 ]
 
 
