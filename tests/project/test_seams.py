@@ -216,10 +216,7 @@ def test_importing_refuses_and_the_probe_lists(forks_without_the_toolkit, tmp_pa
     assert "prepare_inputs_for_generation" in wrong[0]["name"]
     assert {it["package"] for it in probes} == {"torch", "transformers", "typer"}
     refused = (
-        "try:\n"
-        "    import engram.hf\n"
-        "except Exception as error:\n"
-        "    print(type(error).__name__)\n"
+        "try:\n    import engram.hf\nexcept Exception as error:\n    print(type(error).__name__)\n"
     )
     assert run_broken(refused).ended().stdout == "DependencyError\n"
 
