@@ -22,7 +22,7 @@ test: $(VENV)/installed  ## The tests that need no download.
 	$(PYTEST) -m "not real and not slow and not torture"
 
 real: assets  ## The tests on real tokenizers, a real checkpoint and real text, and slow ones.
-	$(BIN)/python -m pytest -m "real or slow"
+	$(PYTEST) -m "real or slow"
 
 check: $(VENV)/installed  ## Lint, types, tests and their coverage.
 	$(BIN)/ruff check .

@@ -3,8 +3,10 @@
     python scripts/range.py [floor] [lock] [newest] [peers] [plain]
 
 Attach, decode, save and load, the command line and figures are tested on four families with each
-set of versions. `peers` runs the tests with packages of others, at the lock: those that train and
-evaluate what the toolkit makes, and those that write corpora which it reads; it needs none of them.
+set of versions but that of the environment which runs this, mostly the lock: `make check` and
+`make real` run all tests there. `peers` runs the tests with packages of others, at the lock: those
+that train and evaluate what the toolkit makes, and those that write corpora which it reads; it
+needs none of them.
 `plain` runs the commands that need no torch from the built wheel, see `torch_free.py`.
 """
 
@@ -19,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch_free
-from version_sets import ROOT, SetError, VersionSet, lay
+from version_sets import ROOT, SetError, VersionSet, installed, lay
 
 SETS = ("floor", "lock", "newest")
 FAMILIES = "gpt2,llama,gemma3_text,qwen3_moe"
@@ -56,7 +58,7 @@ def main(parts: list[str]) -> int:
         return 2
     parts = parts or [*SETS, "peers", "plain"]
     failed: list[str] = []
-    seen: dict[tuple[str, ...], str] = {}
+    seen = {tuple(installed().versions.values()): "this environment, for `make check`"}
     for name in (name for name in SETS if name in parts):
         try:
             laid = lay(name)
@@ -68,7 +70,7 @@ def main(parts: list[str]) -> int:
         print(f"== {name}: {shown}", flush=True)
         key = tuple(laid.versions.values())
         if key in seen:
-            print(f"   the same versions as {seen[key]}, which were run", flush=True)
+            print(f"   the same versions as {seen[key]}, whose tests are run once", flush=True)
         elif not run_tests(laid, TESTS):
             failed.append(name)
         seen.setdefault(key, name)

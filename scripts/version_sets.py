@@ -122,6 +122,11 @@ def lay(name: str, also: Sequence[str] = ()) -> VersionSet:
     return laid
 
 
+def installed() -> VersionSet:
+    """The versions of the environment that runs this, with nothing laid over it."""
+    return VersionSet("installed", None, _versions(None))
+
+
 def pip(*words: str, python: str | Path = sys.executable) -> None:
     """Run pip.
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from support.forks import Forks
+from support.forks import WITHOUT_THE_TOOLKIT, Forks
 from support.paths import BPE, GOLDEN, WORD
 
 # Code of models is copied to where the environment says when transformers is imported; two
@@ -79,4 +79,12 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     from torture.writers import warm_up
 
     with Forks(warm_up(tmp_path_factory.mktemp("warm-up"))) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def forks_without_the_toolkit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process to fork from that has neither imported the toolkit nor seen code of models."""
+    environment = {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules"))}
+    with Forks(environment=environment, modules=WITHOUT_THE_TOOLKIT) as made:
         yield made

@@ -10,7 +10,7 @@ import pytest
 import engram
 from engram.checkpoints.convert.convert import convert
 from support import tiny
-from support.cli import command, imported_by, run, run_apart
+from support.cli import Result, command, imported_by, run, run_apart
 from support.hub import Hub, hub_environment, serving
 from support.layouts import LAYOUTS, layout_config, random_memory
 from support.paths import BPE
@@ -158,7 +158,8 @@ def test_a_pipe_that_closes_early(folder, tmp_path):
     assert (tmp_path / "out" / "constants.json").is_file()
 
 
-def test_module_takes_torch(folder, tmp_path):
-    words = ("golden", folder / "demo.yaml", "-o", tmp_path / "out", "--module", "--json")
-    assert run_apart(*words).json()["module"] is True
+def test_module_takes_torch(folder, forks, tmp_path):
+    words = ("golden", folder / "demo.yaml", "-o", "out", "--module", "--json")
+    done = forks.run(words, tmp_path)
+    assert Result(done.code, done.stdout, done.stderr).json()["module"] is True
     assert json.loads((tmp_path / "out" / "golden.json").read_text())["row_values"] == []

@@ -123,7 +123,7 @@ def test_a_page_is_written_too(place, out, tmp_path):
     assert page.read_bytes() == before
 
 
-def test_a_terminal_gets_a_bar_of_tokens(place):
+def test_a_terminal_gets_a_bar_of_tokens(place, forks):
     text = on_a_terminal(
         "eval",
         place.attached,
@@ -132,6 +132,7 @@ def test_a_terminal_gets_a_bar_of_tokens(place):
         "--context",
         "24",
         stream="stderr",
+        forks=forks,
         COLUMNS="200",
     )
     assert "Reading" in text

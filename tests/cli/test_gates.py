@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import pytest
 
@@ -54,10 +55,14 @@ def test_a_pipe_gets_a_table(folder, expected):
     assert only[0].split() == ["position", "id", "token", "gate", "2", "write", "2", "change"]
 
 
-def test_a_terminal_gets_tokens_in_colours(folder, expected):
-    written = on_a_terminal(
-        "gates", folder, WORDS, COLUMNS="100", COLORTERM="truecolor", NO_COLOR=""
-    )
+@pytest.fixture
+def painted(folder, forks):
+    """Runs the command on a terminal of a hundred columns."""
+    return partial(on_a_terminal, "gates", folder, forks=forks, COLUMNS="100")
+
+
+def test_a_terminal_gets_tokens_in_colours(painted, expected):
+    written = painted(WORDS, COLORTERM="truecolor", NO_COLOR="")
     blocks = written.split("\n\n")
     texts = [token["text"].replace("\n", "⏎\n") or "∅" for token in expected["tokens"]]
     assert blocks[0].startswith("gate ")
@@ -77,13 +82,11 @@ def test_a_terminal_gets_tokens_in_colours(folder, expected):
     assert "Change of loss" in blocks[3]
 
 
-def test_fewer_colours_and_none(folder):
-    few = on_a_terminal("gates", folder, "the Milky Way", COLUMNS="100", COLORTERM="", NO_COLOR="")
+def test_fewer_colours_and_none(painted):
+    few = painted("the Milky Way", COLORTERM="", NO_COLOR="")
     assert "48;5;" in few
     assert "48;2;" not in few
-    none = on_a_terminal(
-        "gates", folder, "the Milky Way", COLUMNS="100", COLORTERM="truecolor", NO_COLOR="1"
-    )
+    none = painted("the Milky Way", COLORTERM="truecolor", NO_COLOR="1")
     assert "\x1b" not in none
     assert none.splitlines()[0].split()[:3] == ["position", "id", "token"]
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -109,20 +106,21 @@ def test_code_that_names_its_model_alone_states_its_config_there(base, attached,
         assert torch.equal(whole(IDS).logits, alone(IDS).logits)
 
 
-def test_auto_classes_load_it_in_a_process_that_knows_nothing(attached, model, tmp_path):
-    saved = tmp_path / "saved"
-    model.save_pretrained(saved)
+def test_auto_classes_load_it_in_a_process_that_knows_nothing(
+    attached, model, forks_without_the_toolkit, tmp_path
+):
+    model.save_pretrained(tmp_path / "saved")
     code = (
         "import sys, torch\n"
+        "assert 'engram' not in sys.modules\n"
         "from transformers import AutoModelForCausalLM\n"
-        "ids = torch.load(sys.argv[2])\n"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "torch.save(model(ids).logits, sys.argv[2])\n"
+        "ids = torch.load('tensor.pt')\n"
+        "model = AutoModelForCausalLM.from_pretrained('saved', trust_remote_code=True)\n"
+        "torch.save(model(ids).logits, 'tensor.pt')\n"
     )
     torch.save(IDS, tmp_path / "tensor.pt")
-    env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    words = [sys.executable, "-c", code, str(saved), str(tmp_path / "tensor.pt")]
-    subprocess.run(words, env=env, check=True, capture_output=True)
+    done = forks_without_the_toolkit.run([code], tmp_path, is_program=True)
+    assert done.code == 0, done.stderr
     assert torch.equal(torch.load(tmp_path / "tensor.pt"), model(IDS).logits)
 
 

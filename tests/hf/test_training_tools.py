@@ -103,9 +103,12 @@ def test_pipeline(attached):
     assert generate("hello")[0]["generated_text"].startswith("hello")
 
 
-def test_remote_code_loads_without_importing_the_toolkit_first(attached):
+def test_remote_code_loads_without_importing_the_toolkit_first(
+    attached, forks_without_the_toolkit, tmp_path
+):
     code = f"""
 import json, sys
+assert "engram" not in sys.modules
 from transformers import AutoModelForCausalLM, AutoTokenizer
 try:
     AutoModelForCausalLM.from_pretrained({str(attached)!r})
@@ -114,10 +117,8 @@ except ValueError as error:
 model = AutoModelForCausalLM.from_pretrained({str(attached)!r}, trust_remote_code=True)
 print("\\n" + json.dumps([loud, type(model).__name__, type(model.config).__name__]))
 """
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(
-        command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
-    )
+    run = forks_without_the_toolkit.run([code], tmp_path, is_program=True)
+    assert run.code == 0, run.stderr
     loud, model_class, config_class = json.loads(run.stdout.splitlines()[-1])
     assert loud
     assert model_class.startswith("Engram")

@@ -4,6 +4,7 @@ import ast
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,23 @@ def _files() -> list[Path]:
     return sorted(file for folder in folders for file in folder.rglob("*.py"))
 
 
-def _texts(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the line and text of every string, with f-strings joined, and of every comment."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def _texts() -> list[tuple[str, str]]:
+    """Return every string and comment with its place; f-strings joined, spaces made one."""
+    return [
+        (f"{file.relative_to(REPOSITORY)}:{line}", " ".join(text.split()))
+        for file in _files()
+        for line, text in _texts_of(file)
+    ]
+
+
+def _texts_of(file: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(_tree(file)):
         if isinstance(node, ast.JoinedStr):
             parts = (part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
             yield node.lineno, "".join(map(str, parts))
@@ -41,7 +56,7 @@ def _texts(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _docstrings(file: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(file)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
@@ -51,10 +66,9 @@ def _docstrings(file: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("wrong", [_IS_NO, _BEHIND, _GLOSSARY], ids=["is no", "behind", "glossary"])
 def test_no_text_has_a_forbidden_phrase(wrong: re.Pattern[str]) -> None:
     found = {
-        f"{file.relative_to(REPOSITORY)}:{line}: ...{match.group()}..."
-        for file in _files()
-        for line, text in _texts(file)
-        for match in wrong.finditer(" ".join(text.split()))
+        f"{place}: ...{match.group()}..."
+        for place, text in _texts()
+        for match in wrong.finditer(text)
     }
     assert not found, "\n".join(sorted(found))
 

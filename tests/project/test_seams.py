@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -28,7 +26,7 @@ from engram.errors import (
 from engram.hf import compat
 from engram.hf.admission import of_the_base
 from support import tiny
-from support.cli import run, run_apart
+from support.cli import Result, run, run_apart
 
 PACKAGE = Path(engram_cli.compat.__file__).parents[1]
 SEAM_FILES = {"engram/hf/compat.py", "engram/nn/compat.py", "engram_cli/compat.py"}
@@ -195,21 +193,32 @@ def test_a_missing_package_is_one_line(attached, package, line):
     assert said[1:] == [f"pip install {package}"]
 
 
-def test_importing_refuses_and_the_probe_lists(tmp_path):
+def test_importing_refuses_and_the_probe_lists(forks_without_the_toolkit, tmp_path):
     breaking = (
         "import transformers.generation as g\n"
         "def broken(self, input_ids): ...\n"
         "g.GenerationMixin.prepare_inputs_for_generation = broken\n"
     )
-    done = run_apart("env", "--probe", "--json", before=breaking, cwd=tmp_path)
+
+    def run_broken(code):
+        done = forks_without_the_toolkit.run([breaking + code], tmp_path, is_program=True)
+        return Result(done.code, done.stdout, done.stderr)
+
+    done = run_broken(
+        "import sys\n"
+        "from engram_cli.main import main\n"
+        "sys.argv = ['engram', 'env', '--probe', '--json']\n"
+        "main()\n"
+    )
     probes = done.json(5)["probes"]
     wrong = [it for it in probes if not it["ok"]]
     assert [it["package"] for it in wrong] == ["transformers"]
     assert "prepare_inputs_for_generation" in wrong[0]["name"]
     assert {it["package"] for it in probes} == {"torch", "transformers", "typer"}
-    refused = [sys.executable, "-c", breaking + "import engram.hf"]
-    done = subprocess.run(refused, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert "DependencyError" in done.stderr
+    refused = (
+        "try:\n    import engram.hf\nexcept Exception as error:\n    print(type(error).__name__)\n"
+    )
+    assert run_broken(refused).ended().stdout == "DependencyError\n"
 
 
 def test_undocumented_names_are_in_the_files_of_seams():

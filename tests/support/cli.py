@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
 import pytest
+
+from support.forks import Forks
 
 # No colours, and no text that is folded where an assertion looks for it.
 TERMINAL = {"TERM": "dumb", "COLUMNS": "200"}
@@ -124,27 +127,48 @@ def imported_by(*words: object, **options: Any) -> tuple[Result, set[str]]:
 
 
 def on_a_terminal(
-    *words: object, stream: Literal["stdout", "stderr"] = "stdout", **environment: str
+    *words: object,
+    stream: Literal["stdout", "stderr"] = "stdout",
+    forks: Forks | None = None,
+    **environment: str,
 ) -> str:
     """What a command that ends well writes to a stream that is a terminal.
 
     Args:
         words: Of the command, without `engram`.
         stream: The stream; the other one is dropped.
-        environment: Variables of the process, beside those of this one.
+        forks: Runs it, for a command that imports torch; without it a new process does.
+        environment: Variables of the process, beside those of this one or of the forks.
     """
     ours, theirs = pty.openpty()
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
-    with subprocess.Popen(
-        command(*words), env={**os.environ, "TERM": "xterm-256color", **environment}, **streams
-    ) as process:
+    parts: list[bytes] = []
+    reader = threading.Thread(target=_read_all, args=(ours, parts))
+    reader.start()
+    environment = {"TERM": "xterm-256color", **environment}
+    try:
+        if forks is not None:
+            terminal = (stream, os.ttyname(theirs))
+            code = forks.run(words, Path.cwd(), terminal=terminal, env=environment).code
+        else:
+            streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
+            code = subprocess.run(
+                command(*words),
+                env={**os.environ, **environment},
+                timeout=120,
+                check=False,
+                **streams,
+            ).returncode
+    finally:
         os.close(theirs)
-        parts = []
-        try:
-            while part := os.read(ours, 2**16):
-                parts.append(part)
-        except OSError:  # so ends a terminal, on Linux
-            pass
-        assert process.wait(timeout=120) == 0
-    os.close(ours)
+        reader.join()
+        os.close(ours)
+    assert code == 0
     return b"".join(parts).decode().replace("\r\n", "\n")
+
+
+def _read_all(terminal: int, parts: list[bytes]) -> None:
+    try:
+        while part := os.read(terminal, 2**16):
+            parts.append(part)
+    except OSError:  # so ends a terminal, on Linux
+        pass

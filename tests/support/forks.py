@@ -15,14 +15,21 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = Path(__file__).with_name("fork_server.py")
-_IMPORTS = [
-    *("torch", "transformers", "tokenizers", "numba", "pyarrow.parquet", "sympy", "rich.table"),
-    *("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto"),
+# What the toolkit stands on, without the toolkit.
+WITHOUT_THE_TOOLKIT = (
+    *("torch", "torch._dynamo", "transformers", "tokenizers", "numba", "accelerate", "peft"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto"),
+    *("transformers.models.auto.tokenization_auto", "transformers.generation"),
+)
+_EVERYTHING = (
+    *WITHOUT_THE_TOOLKIT,
+    *("pyarrow.parquet", "sympy", "rich.table"),
     *("engram.hf", "engram.checkpoints", "engram.addressing.kernel", "engram_cli.main"),
     *("engram_cli.attach", "engram_cli.convert", "engram_cli.corpus", "engram_cli.hash"),
-    *("accelerate", "engram_cli.train", "engram.training.train_memory", "engram.training.trainer"),
+    *("engram_cli.train", "engram.training.train_memory", "engram.training.trainer"),
     *("engram_cli.verify", "engram_cli.report", "engram_cli.size", "engram_cli.config"),
-]
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "engram.pictures"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Forks:
     Args:
         warm_up: Words of commands that it runs itself first.
         environment: More of its environment, which modules read when they are imported.
+        modules: The modules that it has imported.
 
     Attributes:
         mounts: Whether `disk` works here.
@@ -54,6 +62,7 @@ class Forks:
         self,
         warm_up: Sequence[Sequence[str]] = (),
         environment: Mapping[str, str] | None = None,
+        modules: Sequence[str] = _EVERYTHING,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="engram-forks-")
         whole = {
@@ -63,7 +72,7 @@ class Forks:
             **(environment or {}),
         }
         self._process = subprocess.Popen(
-            [sys.executable, str(_SERVER), json.dumps(_IMPORTS), json.dumps(warm_up)],
+            [sys.executable, str(_SERVER), json.dumps(modules), json.dumps(warm_up)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,6 +105,7 @@ class Forks:
         limit_s: float = 60,
         file_bytes: int | None = None,
         lies: bool = False,
+        terminal: tuple[str, str] | None = None,
         env: dict[str, str] | None = None,
     ) -> Outcome:
         """Run `engram` with these words.
@@ -111,6 +121,7 @@ class Forks:
             limit_s: Seconds after which it is killed as hanging.
             file_bytes: Bytes that no file may have more of.
             lies: Whether the system says that the disk has room, whatever it has.
+            terminal: The stream, stdout or stderr, that is a terminal, and the terminal's device.
             env: More of the environment.
         """
         report = Path(self._folder.name) / "run"
@@ -123,6 +134,7 @@ class Forks:
             limit_s=limit_s,
             file_bytes=file_bytes,
             lies=lies,
+            terminal=terminal,
             env=env or {},
             report=str(report),
         )

@@ -106,7 +106,8 @@ def serving(handler, root):
     """Serve a folder of repositories on the loopback while the block runs."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.root, server.sent, server.ignores_ranges = root, [], False
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # How often it looks whether it is to end: half a second, if nobody says otherwise.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield server

@@ -135,7 +135,9 @@ def warm_up(folder: Path) -> list[list[str]]:
     _write_sources(folder)
     attach = f"attach {folder}/base -c {folder}/memory.yaml -o {folder}/attached -q"
     hash_ = f"hash {folder}/text.jsonl -c {folder}/attached -o {folder}/ids -j 1 -q"
-    return [attach.split(), hash_.split(), [*hash_.split(), "--format", "parquet", "--overwrite"]]
+    plot = f"size --model gpt2 --plot {folder}/out.png -q"  # finds the fonts, and reads them
+    parquet = f"{hash_} --format parquet --overwrite"
+    return [words.split() for words in (attach, hash_, parquet, plot)]
 
 
 def seen(folder: Path, without: Sequence[str] = ()) -> dict[str, str]:

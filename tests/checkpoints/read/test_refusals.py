@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -179,14 +177,12 @@ def test_layers_past_the_depth(attached, tables):
         engram.load(attached, tables=tables)
 
 
-def test_engram_keys_without_the_toolkit(attached, tmp_path):
+def test_engram_keys_without_the_toolkit(attached, forks_without_the_toolkit, tmp_path):
     """A process that never imports the toolkit gets an error from transformers."""
-    code = "import sys; from transformers import AutoModelForCausalLM as auto\n"
-    code += "auto.from_pretrained(sys.argv[1], trust_remote_code=False)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(attached)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
+    code = "from transformers import AutoModelForCausalLM as auto\n"
+    code += f"auto.from_pretrained({str(attached)!r}, trust_remote_code=False)"
+    done = forks_without_the_toolkit.run([code], tmp_path, is_program=True)
+    assert done.code == 70  # an error that nobody caught
     assert "engram_llama" in done.stderr or "custom code" in done.stderr
 
 
