@@ -107,7 +107,7 @@ class OrderCounts:
         for rows, more in zip(self.rows, bits, strict=False):
             if more is not None:
                 rows.bits |= more
-        if self.rows and None in bits:
+        if self.rows and any(more is None for more in bits):
             only = DistinctWindows(self.order, self.windows.vocab_size, 2**62)
             only.merge(sets)
             self._mark(only)

@@ -74,7 +74,7 @@ class PartialStatistics:
     Attributes:
         tokens: Tokens of the piece.
         distinct: By order, its distinct n-grams, see `DistinctWindows.sets`.
-        rows: By layer and order, the bitmaps of the rows that it hits; none for orders whose sets
+        rows: By layer and order, the bitmaps of the rows that it hits; none of orders whose sets
             are exact.
     """
 
@@ -142,8 +142,7 @@ class Statistics:
             rows={
                 (layer.layer_id, counts.order): rows.bits
                 for counts in self._orders
-                for layer, rows in zip(self.addresses.layers, counts.rows, strict=True)
-                if not counts.windows.is_exact
+                for layer, rows in zip(self.addresses.layers, counts.rows, strict=False)
             },
         )
 

@@ -39,6 +39,8 @@ _WORDS_CHARACTERS = 2**11
 # gigatoken keeps about 11 bytes for each byte of a new word.
 _MOST_FRESH_CHARACTERS = 2**26
 _UNTRIED, _TRUSTED, _REFUSED = 0, 1, 2
+# Joins documents, so that no string of an added token is found across two of them.
+_BETWEEN = "\0"
 # All kinds of neighbours that the patterns for words distinguish.
 _SURROUNDINGS = "a{0}b1{0}2 {0} {0}{0}.{0}\n{0}'s  {0}\n\n {0}é{0}字{0}\t{0}"
 _UNASSIGNED = ("Cn", "Co", "Cs")
@@ -114,23 +116,28 @@ class FastEncoder:
         return merged, all_lengths
 
     def _trusted(self, texts: list[str]) -> NDArray[np.bool_]:
-        if self.problem:
-            return np.zeros(len(texts), bool)
-        all_known = self._knows("".join(texts))
-        return np.array([all_known or self._knows(text) for text in texts], bool)
+        """Whether both encode each string alike; all of them are looked at in one pass."""
+        trusted = np.full(len(texts), not self.problem)
+        if self.problem or not texts:
+            return trusted
+        joined = _BETWEEN.join(texts)
+        wrong = [match.start() for match in self._added.finditer(joined)]
+        if not joined.isascii():
+            wrong += self._unknown(joined)
+        if wrong:
+            ends = np.cumsum([len(text) + len(_BETWEEN) for text in texts])
+            trusted[np.searchsorted(ends, wrong, side="right")] = False
+        return trusted
 
-    def _knows(self, text: str) -> bool:
-        """Whether both encode a string alike by its characters; new characters are tried."""
-        if self._added.search(text):
-            return False
-        if text.isascii():
-            return True
+    def _unknown(self, text: str) -> list[int]:
+        """Return the positions of characters that are not encoded alike; new ones are tried."""
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         states = self._characters[points]
-        if (states == _UNTRIED).any():
+        if not states.all():
             self._try(np.unique(points[states == _UNTRIED]).tolist())
             states = self._characters[points]
-        return bool((states == _TRUSTED).all())
+        found: list[int] = np.flatnonzero(states != _TRUSTED).tolist()
+        return found
 
     def _try(self, points: Any) -> None:
         assigned = [p for p in points if unicodedata.category(chr(p)) not in _UNASSIGNED]
