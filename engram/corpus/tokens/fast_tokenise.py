@@ -14,7 +14,7 @@ import os
 import random
 import re
 import unicodedata
-from itertools import chain, compress
+from itertools import chain, compress, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,8 @@ _GROUP_CHARACTERS = 2**20
 _TEXT_OVERHEAD = 16
 _SAMPLE_CHARACTERS = 2**11
 _LONGEST_COMPARED = 2**14
-_WORDS_CHARACTERS = 2**11
+# More than the frequent words of a text, which would seem new again and again.
+_WORDS_CHARACTERS = 2**15
 # gigatoken keeps about 11 bytes for each byte of a new word.
 _MOST_FRESH_CHARACTERS = 2**26
 _UNTRIED, _TRUSTED, _REFUSED = 0, 1, 2
@@ -131,12 +132,15 @@ class FastEncoder:
 
     def _unknown(self, text: str) -> list[int]:
         """Return the positions of characters that are not encoded alike; new ones are tried."""
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        states = self._characters[points]
-        if not states.all():
-            self._try(np.unique(points[states == _UNTRIED]).tolist())
+        found: list[int] = []
+        for begin in range(0, len(text), _GROUP_CHARACTERS):
+            part = text[begin : begin + _GROUP_CHARACTERS]
+            points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), np.uint32)
             states = self._characters[points]
-        found: list[int] = np.flatnonzero(states != _TRUSTED).tolist()
+            if not states.all():
+                self._try(np.unique(points[states == _UNTRIED]).tolist())
+                states = self._characters[points]
+            found += (np.flatnonzero(states != _TRUSTED) + begin).tolist()
         return found
 
     def _try(self, points: Any) -> None:
@@ -160,10 +164,16 @@ class FastEncoder:
 
     def _bound_memory(self, texts: list[str]) -> None:
         """Replace the encoder after it has seen many new words."""
-        text = texts[self._random.randrange(len(texts))]
-        words = {hash(word) for word in text[:_WORDS_CHARACTERS].split()}
+        first = self._random.randrange(len(texts))
+        size = sum(map(len, texts))
+        words: set[int] = set()
+        left = _WORDS_CHARACTERS
+        for text in islice(texts, first, None):
+            words.update(map(hash, text[:left].split()))
+            left -= len(text)
+            if left <= 0:
+                break
         if words:
-            size = sum(map(len, texts))
             self._fresh_characters += size * len(words - self._words) / len(words)
             self._words |= words
         if self._fresh_characters > _MOST_FRESH_CHARACTERS:
