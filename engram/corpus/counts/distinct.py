@@ -102,10 +102,11 @@ class DistinctWindows:
     def sets(self) -> WindowSets:
         """Return the kept words, for merging."""
         self.count()
-        return [
-            tuple(map(np.concatenate, zip(*(table.words() for table in tables), strict=True)))
-            for tables in self._by_part()
-        ]
+        found: WindowSets = []
+        for tables in self._by_part():
+            words, counts = zip(*(table.words() for table in tables), strict=True)
+            found.append((np.concatenate(words), np.concatenate(counts)))
+        return found
 
     def times(self) -> Counts:
         """Return the frequency of every kept window, in the order of `sets`."""

@@ -127,8 +127,9 @@ class OrderCounts:
 
     def _now(self) -> GrowthPoint:
         distinct = self.windows.count()
-        kind = "exact" if self.windows.is_exact else "estimated"
-        return GrowthPoint(self._tokens, distinct, kind)
+        return GrowthPoint(
+            self._tokens, distinct, "exact" if self.windows.is_exact else "estimated"
+        )
 
     def _make_rows(self) -> None:
         self.rows = [RowsHit(multipliers, primes) for multipliers, primes in self._layers]

@@ -166,7 +166,7 @@ def add_counts(words: Any, counts: Any, dropped: Any, bits: Any, keys: Any, time
     Returns:
         Number of words that were new.
     """
-    fresh = 0
+    fresh: Any = 0
     for i in range(len(words)):
         if counts[i] and not words[i] & dropped:
             place = _place(words[i], bits, keys, times)
