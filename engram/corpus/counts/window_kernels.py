@@ -185,7 +185,7 @@ def _place(word: Any, bits: Any, keys: Any, times: Any) -> Any:
     while times[place] and keys[place] != word:
         place += 1
         if place == len(keys):
-            place = 0
+            place -= len(keys)
     return place
 
 
