@@ -1,6 +1,6 @@
-"""Compiled kernels for statistics and cache curves; imported only when used.
+"""Compiled kernels for rows and cache curves; imported only when used.
 
-Shapes: N the highest n-gram order, n tokens of a batch, or look-ups, H heads.
+Shapes: n windows or look-ups, H heads.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,6 @@ _HALF = np.uint64(32)
 _LOW = np.uint64(2**32 - 1)
 _WORD_BITS = np.uint64(6)
 _WORD_LOW = np.uint64(63)
-_SCATTER_SHIFT = np.uint64(33)
-_SCATTER_1 = np.uint64(0xFF51AFD7ED558CCD)
-_SCATTER_2 = np.uint64(0xC4CEB9FE1A85EC53)
-_GATHER_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 2**64))
-_GATHER_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 2**64))
 _PAIRS = np.uint64(0x5555555555555555)
 _FOURS = np.uint64(0x3333333333333333)
 _EIGHTS = np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -35,32 +30,8 @@ _inner: Callable[[Callable[..., Any]], Any] = njit(**_OPTIONS)
 
 
 @_kernel
-def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slots: Any) -> None:
-    """Return the ids that positions begin..end-1 read, like `addressing.reference.look_back`.
-
-    Args:
-        ids: Ids of the vocabulary that is hashed, of whole documents, uint32 ``[n]``.
-        boundaries: Starts of the documents, and the end of the last, ``[documents + 1]``.
-        begin: First position.
-        end: Position after the last.
-        fill: The id that is read before a document.
-        slots: Output, uint32 ``[N, end - begin]``: slot k holds the id k positions back.
-    """
-    document = np.searchsorted(boundaries, begin, side="right") - 1
-    for t in range(begin, end):
-        while boundaries[document + 1] <= t:
-            document += 1
-        slots[0, t - begin] = ids[t]
-        for k in range(1, slots.shape[0]):
-            slots[k, t - begin] = fill if t - k < boundaries[document] else ids[t - k]
-
-
-@_kernel
 def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) -> None:
     """Hash the windows of one layer and order, and set the bits of the rows hit.
-
-    A head's bitmap is small enough to stay in cache, so a chunk of mixes is processed head by head.
-    Remainders are computed as in `addressing.kernel`.
 
     Args:
         slots: Ids of the windows, uint32 ``[order, n]``.
@@ -78,151 +49,70 @@ def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) 
         for k in range(1, slots.shape[0]):
             for i in range(size):
                 mixes[i] ^= np.uint64(slots[k, begin + i]) * multipliers[k]
-        for head in range(len(primes)):
-            prime = primes[head]
-            bar = _ALL // prime  # floor(2^64 / prime), but one less for 2, which is close enough
-            low_bar, high_bar = bar & _LOW, bar >> _HALF
-            for i in range(size):
-                low, high = mixes[i] & _LOW, mixes[i] >> _HALF
-                quotient = high * high_bar
-                quotient += (low * high_bar) >> _HALF
-                quotient += (high * low_bar) >> _HALF
-                rest = mixes[i] - quotient * prime
-                rest = min(rest, rest - prime - prime)
-                rows[i] = min(rest, rest - prime)
-            for i in range(size):
-                word = bases[head] + np.int64(rows[i] >> _WORD_BITS)
-                bits[word] |= _ONE << (rows[i] & _WORD_LOW)
+        _mark(mixes[:size], primes, bases, bits, rows)
 
 
 @_kernel
-def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
-    """Turn windows into numbers, without loss, scattered over 64 bits.
+def mark_mixes(mixes: Any, primes: Any, bases: Any, bits: Any) -> None:
+    """Set the bits of the rows of windows that were mixed already; see `mark_rows`.
 
     Args:
-        slots: Ids of the windows, uint32 ``[order, n]``.
-        radix: Size of the vocabulary.
-        parts: Number of parts; words are unique among the windows of a part.
-        words: Output, uint64 ``[n]``.
-        part_of: Output, uint8 ``[n]``.
+        mixes: Mixes of the windows, uint64 ``[n]``.
+        primes: Primes of the heads, uint64 ``[H]``.
+        bases: First word of each head's bitmap, int64 ``[H]``.
+        bits: The bitmaps.
     """
-    for t in range(slots.shape[1]):
-        first = slots[0, t]
-        word = np.uint64(first // parts)
-        for k in range(1, slots.shape[0]):
-            word = word * np.uint64(radix) + np.uint64(slots[k, t])
-        words[t] = _scatter(word)
-        part_of[t] = first % parts
-
-
-@_kernel
-def hash_windows(slots: Any, words: Any) -> None:
-    """Turn windows that do not fit into 64 bits into hashes, uint64 ``[n]``."""
-    for t in range(slots.shape[1]):
-        word = np.uint64(0)
-        for k in range(slots.shape[0]):
-            word = _scatter(word ^ np.uint64(slots[k, t] + 1))
-        words[t] = word
-
-
-@_kernel
-def mix_words(words: Any, part: Any, radix: Any, parts: Any, multipliers: Any, mixes: Any) -> None:
-    """Turn words of `pack_windows` back into windows, and mix those for the heads of a layer.
-
-    Args:
-        words: Words of one part, uint64 ``[n]``.
-        part: Index of the part.
-        radix: Size of the vocabulary.
-        parts: Number of parts.
-        multipliers: Multipliers of the layer, uint64 ``[order]``.
-        mixes: Output, uint64 ``[n]``.
-    """
-    base = np.uint64(radix)
-    for t in range(len(words)):
-        word, mix = _gather(words[t]), np.uint64(0)
-        for k in range(len(multipliers) - 1, 0, -1):
-            mix ^= word % base * multipliers[k]
-            word //= base
-        mixes[t] = mix ^ (word * np.uint64(parts) + np.uint64(part)) * multipliers[0]
+    rows = np.empty(_CHUNK, dtype=np.uint64)
+    for begin in range(0, len(mixes), _CHUNK):
+        _mark(mixes[begin : begin + _CHUNK], primes, bases, bits, rows)
 
 
 @_inner
-def _scatter(word: Any) -> Any:
-    """Apply the finaliser of MurmurHash3, which is a bijection."""
-    word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
-    word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_2
-    return word ^ word >> _SCATTER_SHIFT
+def _mark(mixes: Any, primes: Any, bases: Any, bits: Any, rows: Any) -> None:
+    """Mark a chunk head by head: a head's bitmap is small enough to stay in cache."""
+    for head in range(len(primes)):
+        _remainders(mixes, primes[head], rows)
+        for i in range(len(mixes)):
+            word = bases[head] + np.int64(rows[i] >> _WORD_BITS)
+            bits[word] |= _ONE << (rows[i] & _WORD_LOW)
 
 
 @_inner
-def _gather(word: Any) -> Any:
-    """Undo `_scatter`: an xor with a shift of more than half is its own inverse."""
-    word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_2
-    word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_1
-    return word ^ word >> _SCATTER_SHIFT
+def _remainders(mixes: Any, prime: Any, rows: Any) -> None:
+    """Compute remainders by a prime, as in `addressing.kernel`: without divisions."""
+    bar = _ALL // prime  # floor(2^64 / prime), but one less for 2, which is close enough
+    low_bar, high_bar = bar & _LOW, bar >> _HALF
+    for i in range(len(mixes)):
+        low, high = mixes[i] & _LOW, mixes[i] >> _HALF
+        quotient = high * high_bar
+        quotient += (low * high_bar) >> _HALF
+        quotient += (high * low_bar) >> _HALF
+        rest = mixes[i] - quotient * prime
+        rest = min(rest, rest - prime - prime)
+        rows[i] = min(rest, rest - prime)
 
 
 @_kernel
-def drop_repeats(words: Any, counts: Any) -> Any:
-    """Move the distinct values of a sorted array to its front, and return how many there are.
-
-    Args:
-        words: The array, uint64 ``[n]``.
-        counts: Output: the frequency of each distinct value, uint32 ``[n]``.
-    """
-    count, first = 0, 0
-    for i in range(len(words)):
-        words[count] = words[i]
-        counts[count] = i + 1 - first
-        is_last = i + 1 == len(words) or words[i + 1] != words[i]
-        first = i + 1 if is_last else first
-        count += is_last
-    return count
-
-
-@_kernel
-def merge(
-    one: Any, one_counts: Any, other: Any, other_counts: Any, merged: Any, counts: Any
-) -> Any:
-    """Merge two sorted arrays of distinct values into a third, and return its length.
-
-    Counts of equal values are added, and limited to the largest uint32.
-    """
-    i = j = count = 0
-    while i < len(one) and j < len(other):
-        left, right = one[i], other[j]
-        from_one, from_other = left <= right, right <= left
-        merged[count] = min(left, right)
-        total = np.uint64(one_counts[i]) * np.uint64(from_one)
-        total += np.uint64(other_counts[j]) * np.uint64(from_other)
-        counts[count] = min(total, _LOW)
-        # Equal values advance both, without a branch that depends on the values.
-        i += from_one
-        j += from_other
-        count += 1
-    for rest, rest_counts, start in ((one, one_counts, i), (other, other_counts, j)):
-        size = len(rest) - start
-        merged[count : count + size] = rest[start:]
-        counts[count : count + size] = rest_counts[start:]
-        count += size
-    return count
-
-
-@_kernel
-def mark_shared_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
+def share_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
     """Add one to the counts of the n-grams that share their row of one head with another.
 
     Args:
         mixes: Mixes of distinct n-grams, uint64 ``[n]``.
         prime: Rows of the head, uint64.
-        taken: Zeros, uint8 ``[prime]``; written to.
+        taken: Zeros, uint8 ``[prime]``; becomes the number of n-grams of each row, 2 for more.
         shared: Increased by one where the row is shared, uint8 ``[n]``.
     """
-    for t in range(len(mixes)):
-        row = mixes[t] % prime
-        taken[row] += taken[row] < 2
-    for t in range(len(mixes)):
-        shared[t] += taken[mixes[t] % prime] == 2
+    rows = np.empty(_CHUNK, dtype=np.uint64)
+    for begin in range(0, len(mixes), _CHUNK):
+        chunk = mixes[begin : begin + _CHUNK]
+        _remainders(chunk, prime, rows)
+        for i in range(len(chunk)):
+            taken[rows[i]] += taken[rows[i]] < 2
+    for begin in range(0, len(mixes), _CHUNK):
+        chunk = mixes[begin : begin + _CHUNK]
+        _remainders(chunk, prime, rows)
+        for i in range(len(chunk)):
+            shared[begin + i] += taken[rows[i]] == 2
 
 
 @_kernel

@@ -6,28 +6,23 @@ Distinct n-grams are those that the layout reads (compressed ids, the fill inclu
 not depend on the layer; rows do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.addressing.addresses import Addresses
-from engram.corpus.counts.distinct import (
-    DEFAULT_MOST,
-    DistinctWindows,
-    OrderCollisions,
-    WindowSets,
-    order_collisions,
-)
+from engram.addressing.addresses import Addresses, LayerAddresses
+from engram.corpus.counts.collisions import OrderCollisions, OrderRows, order_rows
+from engram.corpus.counts.distinct import DEFAULT_MOST, WindowSets
+from engram.corpus.counts.order_counts import OrderCounts, Piece
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
-from engram.growth import Growth, GrowthPoint, length_after, pieces
+from engram.growth import Growth, pieces
 
-_CHUNK = 2**18
+_CHUNK = 2**16
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,8 @@ class PartialStatistics:
     Attributes:
         tokens: Tokens of the piece.
         distinct: By order, its distinct n-grams, see `DistinctWindows.sets`.
-        rows: By layer and order, the bitmaps of the rows that it hits.
+        rows: By layer and order, the bitmaps of the rows that it hits; none of orders whose sets
+            are exact.
     """
 
     tokens: int
@@ -90,7 +86,11 @@ class PartialStatistics:
 class Statistics:
     """Collects the statistics of a text from its tokens, without storing hash ids.
 
-    Memory: one bit per row of every table, and the sets of `DistinctWindows`.
+    Rows follow from the distinct n-grams while all of them are kept. When an order has too many,
+    the rows of those so far are marked in bitmaps, and from then on the rows of every token.
+
+    Memory: the sets of `DistinctWindows`; and one bit per row of every table of the orders that
+    have too many n-grams.
 
     Args:
         addresses: The memory's constants.
@@ -108,22 +108,12 @@ class Statistics:
         levels: Mapping[int, int] | None = None,
     ) -> None:
         self.addresses = addresses
-        self._buffer = np.empty(addresses.max_ngram_size * _CHUNK, dtype=np.uint32)
-        self._distinct = {
-            order: DistinctWindows(
-                order, addresses.vocab_size, most_distinct, levels[order] if levels else 0
-            )
+        self._orders = [
+            OrderCounts(order, addresses, most_distinct, levels[order] if levels else 0)
             for order in addresses.orders
-        }
-        self._rows = {
-            (layer.layer_id, order): _RowsHit(layer.multipliers[:order], primes)
-            for layer in addresses.layers
-            for order, primes in zip(addresses.orders, layer.primes, strict=True)
-        }
+        ]
         self._pool = ThreadPoolExecutor(threads)
         self._tokens = 0
-        # By length of the text, the points of the growth curves by order.
-        self._points: dict[int, dict[int, GrowthPoint]] = {}
 
     def add(self, batch: TokenBatch) -> None:
         """Add documents.
@@ -132,24 +122,28 @@ class Statistics:
             InputError: A token id is not below the tokenizer's length.
         """
         ids, boundaries = self._ids(batch)
-        for begin, end in pieces(self._tokens, len(ids), _CHUNK):
-            self._add(ids, boundaries, begin, end)
-            self._advance(end - begin)
+        cuts = list(pieces(self._tokens, len(ids), _CHUNK))
+        self._count(ids, boundaries, cuts)
+        self._tokens += len(ids)
 
     @property
     def levels(self) -> dict[int, int]:
         """Sampling levels: how often the n-grams of each order were halved."""
-        return {order: windows.level for order, windows in self._distinct.items()}
+        return {counts.order: counts.windows.level for counts in self._orders}
 
     def part(self, batch: TokenBatch, begin: int, end: int) -> PartialStatistics:
         """Add the counts of positions begin..end-1 of documents, and return them."""
         ids, boundaries = self._ids(batch)
-        for first in range(begin, end, _CHUNK):
-            self._add(ids, boundaries, first, min(first + _CHUNK, end))
+        cuts = [(first, min(first + _CHUNK, end)) for first in range(begin, end, _CHUNK)]
+        self._count(ids, boundaries, cuts)
         return PartialStatistics(
             tokens=end - begin,
-            distinct={order: windows.sets() for order, windows in self._distinct.items()},
-            rows={key: rows.bits for key, rows in self._rows.items()},
+            distinct={counts.order: counts.windows.sets() for counts in self._orders},
+            rows={
+                (layer.layer_id, counts.order): rows.bits
+                for counts in self._orders
+                for layer, rows in zip(self.addresses.layers, counts.rows, strict=False)
+            },
         )
 
     def merge(self, part: PartialStatistics) -> None:
@@ -157,10 +151,15 @@ class Statistics:
 
         The result is the same as if the piece had been added.
         """
-        for key, rows in self._rows.items():
-            rows.bits |= part.rows[key]
-        list(self._pool.map(DistinctWindows.merge, self._distinct.values(), part.distinct.values()))
-        self._advance(part.tokens)
+        self._tokens += part.tokens
+        layers = self.addresses.layers
+
+        def merge(counts: OrderCounts) -> None:
+            order = counts.order
+            bits = [part.rows.get((layer.layer_id, order)) for layer in layers]
+            counts.merge(part.tokens, part.distinct[order], bits)
+
+        list(self._pool.map(merge, self._orders))
 
     def _ids(self, batch: TokenBatch) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Return the ids to hash, and the boundaries of documents."""
@@ -181,68 +180,65 @@ class Statistics:
             boundaries = np.union1d(boundaries, ends)
         return ids, boundaries
 
-    def _advance(self, tokens: int) -> None:
-        counted = length_after(self._tokens)
-        self._tokens += tokens
-        if self._tokens == counted:
-            self._points[counted] = self._now()
-
-    def _add(
-        self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], begin: int, end: int
+    def _count(
+        self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], cuts: list[tuple[int, int]]
     ) -> None:
-        from engram.corpus.counts import count_kernels
-
-        addresses, size = self.addresses, end - begin
-        slots = self._buffer[: addresses.max_ngram_size * size].reshape(-1, size)
-        count_kernels.lay_windows(ids, boundaries, begin, end, addresses.fill, slots)
-        counters = *self._distinct.values(), *self._rows.values()
-        list(self._pool.map(lambda counter: counter.add(slots), counters))
+        """Count pieces of documents, each order and each bitmap on one thread."""
+        piece = Piece(ids, boundaries, self.addresses.fill, cuts)
+        starts = self._pool.map(lambda counts: counts.add(piece), self._orders)
+        marking = [
+            (rows, begin)
+            for counts, begin in zip(self._orders, starts, strict=True)
+            if begin is not None
+            for rows in counts.rows
+        ]
+        list(self._pool.map(lambda item: item[0].add(piece, item[1]), marking))
 
     def growth(self) -> tuple[Growth, ...]:
         """Return the growth curve of the distinct n-grams of each order."""
-        points = self._points | {self._tokens: self._now()}
-        return tuple(
-            Growth(order, tuple(point[order] for point in points.values()))
-            for order in self._distinct
-        )
-
-    def _now(self) -> dict[int, GrowthPoint]:
-        counts = self._pool.map(DistinctWindows.count, self._distinct.values())
-        return {
-            order: GrowthPoint(self._tokens, distinct, "exact" if windows.is_exact else "estimated")
-            for (order, windows), distinct in zip(self._distinct.items(), counts, strict=True)
-        }
+        return tuple(self._pool.map(OrderCounts.growth, self._orders))
 
     def layers(self) -> tuple[LayerStatistics, ...]:
         """Return the statistics of everything added so far."""
-        addresses, found = self.addresses, []
-        # Merges pending words, since the sets are then read in parallel.
-        self._now()
-        windows = [self._distinct[order] for order in addresses.orders]
-        # One layer at a time: collisions take more memory than the sets.
-        for layer in addresses.layers:
-            factors = [layer.multipliers] * addresses.n_orders
-            collisions = self._pool.map(
-                order_collisions, addresses.orders, windows, factors, layer.primes
+        addresses = self.addresses
+        # Settles the sets, since they are then read in parallel.
+        list(self._pool.map(lambda counts: counts.windows.count(), self._orders))
+        # The longest tasks first; they take more memory than the sets.
+        places = range(addresses.n_orders)
+        tasks = [(layer, place) for place in places[::-1] for layer in addresses.layers]
+
+        def rows_of(task: tuple[LayerAddresses, int]) -> OrderRows:
+            layer, place = task
+            counts = self._orders[place]
+            return order_rows(counts.order, counts.windows, layer.multipliers, layer.primes[place])
+
+        found = {
+            (layer.layer_id, place): rows
+            for (layer, place), rows in zip(tasks, self._pool.map(rows_of, tasks), strict=True)
+        }
+        return tuple(
+            self._layer(index, [found[layer.layer_id, place] for place in places])
+            for index, layer in enumerate(addresses.layers)
+        )
+
+    def _layer(self, index: int, rows: Sequence[OrderRows]) -> LayerStatistics:
+        layer = self.addresses.layers[index]
+        heads = (
+            _head(head, prime, hit, counts)
+            for counts, primes, found in zip(self._orders, layer.primes, rows, strict=True)
+            for head, (prime, hit) in enumerate(
+                zip(primes, found.hits or counts.rows[index].hits(), strict=True)
             )
-            heads = (
-                _head(order, head, prime, hit, self._distinct[order])
-                for order, primes in zip(addresses.orders, layer.primes, strict=True)
-                for head, (prime, hit) in enumerate(
-                    zip(primes, self._rows[layer.layer_id, order].hits(), strict=True)
-                )
-            )
-            found.append(LayerStatistics(layer.layer_id, tuple(heads), tuple(collisions)))
-        return tuple(found)
+        )
+        return LayerStatistics(layer.layer_id, tuple(heads), tuple(row.collisions for row in rows))
 
 
-def _head(
-    order: int, head: int, rows: int, rows_hit: int, windows: DistinctWindows
-) -> HeadStatistics:
+def _head(head: int, rows: int, rows_hit: int, counts: OrderCounts) -> HeadStatistics:
+    windows = counts.windows
     # An estimate may be below the certain minimum, the number of rows hit.
     distinct = windows.count() if windows.is_exact else max(windows.count(), rows_hit)
     return HeadStatistics(
-        order=order,
+        order=counts.order,
         head=head,
         rows=rows,
         rows_hit=rows_hit,
@@ -252,26 +248,3 @@ def _head(
         kind="exact" if windows.is_exact else "estimated",
         relative_error=windows.relative_error,
     )
-
-
-class _RowsHit:
-    """Bitmaps of the rows hit, of the heads of one layer and order."""
-
-    def __init__(self, multipliers: tuple[int, ...], primes: tuple[int, ...]) -> None:
-        self._primes = np.array(primes, dtype=np.uint64)
-        self._multipliers = np.array(multipliers, dtype=np.uint64)
-        *bases, words = accumulate((-(-prime // 64) for prime in primes), initial=0)
-        self._bases = np.array(bases)
-        self.bits = np.zeros(words, dtype=np.uint64)
-
-    def add(self, slots: NDArray[np.uint32]) -> None:
-        """Add windows, see `DistinctWindows.add`."""
-        from engram.corpus.counts import count_kernels
-
-        slots = slots[: len(self._multipliers)]
-        count_kernels.mark_rows(slots, self._multipliers, self._primes, self._bases, self.bits)
-
-    def hits(self) -> list[int]:
-        """Return the number of rows hit of each head."""
-        rows_of_words = np.bitwise_count(self.bits)
-        return list(map(int, np.add.reduceat(rows_of_words, self._bases, dtype=np.int64)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from engram.corpus.ray.ray_engine import RayEngine
 
 SCHEMA = "engram.hash/1"
+# A batch of one very long document takes a while; so many others are ready when it is counted.
+_AHEAD = 4
 _CACHE_DTYPES = ("float32", "bfloat16", "fp8", "int8")
 
 
@@ -163,7 +166,7 @@ def count_tokens(
 
     def passing() -> Generator[TokenBatch]:
         nonlocal documents, tokens, notes
-        with closing(_one_ahead(batches)) as ahead:
+        with closing(_some_ahead(batches)) as ahead:
             for batch in ahead:
                 if isinstance(batch, Notes):
                     notes = batch
@@ -198,13 +201,14 @@ def count_tokens(
     )
 
 
-def _one_ahead(items: Generator[TokenBatch | Notes]) -> Generator[TokenBatch | Notes]:
-    """Fetch the next item in a thread while the caller works on this one."""
+def _some_ahead(items: Generator[TokenBatch | Notes]) -> Generator[TokenBatch | Notes]:
+    """Fetch the next items in a thread while the caller works on this one."""
     end, pool = object(), ThreadPoolExecutor(1)
     try:
-        following: Any = pool.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = pool.submit(next, items, end)
+        following = deque(pool.submit(next, items, end) for _ in range(_AHEAD))
+        item: Any
+        while (item := following.popleft().result()) is not end:
+            following.append(pool.submit(next, items, end))
             yield item
     finally:
         # Waiting for a pipe without a writer would keep an interrupted command from ending.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
 from engram.corpus.text.blocks import Block
@@ -41,14 +41,30 @@ def cut_long(encoder: Tokenizer, text: str) -> list[str]:
     """
     if len(text) <= LONG_CHARACTERS or encoder.pre_tokenizer is None:
         return [text]
-    pieces, begin, position = [], 0, _PIECE
-    while position < len(text) - _PIECE:
-        cut = _safe_cut(encoder, text, position)
-        if cut is not None:
-            pieces.append(text[begin:cut])
-            begin = position = cut
-        position += _PIECE
-    return [*pieces, text[begin:]]
+    found = (_safe_cut(encoder, text, position) for position in _positions(text))
+    cuts = [0, *(cut for cut in found if cut is not None), len(text)]
+    return [text[begin:end] for begin, end in pairwise(cuts)]
+
+
+def _positions(text: str) -> range:
+    """Return the positions after each of which a document is cut once, if that is safe."""
+    return range(_PIECE, len(text) - _PIECE, _PIECE)
+
+
+def _may_be_cut(encoder: Tokenizer, text: str) -> bool:
+    """Whether no piece of `cut_long` is too long; looks at few of its cuts if they are safe."""
+    if encoder.pre_tokenizer is None:
+        return False
+    begin = 0
+    while begin + MOST_CHARACTERS < len(text):
+        # The last cut that is near enough is tried first.
+        near = (at for at in reversed(_positions(text)) if begin < at <= begin + MOST_CHARACTERS)
+        cuts = (_safe_cut(encoder, text, position) for position in near)
+        found = next((c for c in cuts if c is not None and c <= begin + MOST_CHARACTERS), None)
+        if found is None:
+            return False
+        begin = found
+    return True
 
 
 def too_long_to_encode(encoder: Tokenizer, block: Block, index: int) -> InputError | None:
@@ -58,7 +74,9 @@ def too_long_to_encode(encoder: Tokenizer, block: Block, index: int) -> InputErr
     split words.
     """
     text = block.texts[index]
-    longest = max(map(len, cut_long(encoder, text))) if len(text) > MOST_CHARACTERS else 0
+    if _may_be_cut(encoder, text):
+        return None
+    longest = max(map(len, cut_long(encoder, text)))
     if longest <= MOST_CHARACTERS:
         return None
     where = block.position(index)

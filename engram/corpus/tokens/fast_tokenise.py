@@ -14,7 +14,7 @@ import os
 import random
 import re
 import unicodedata
-from itertools import chain, compress
+from itertools import chain, compress, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,10 +35,13 @@ _GROUP_CHARACTERS = 2**20
 _TEXT_OVERHEAD = 16
 _SAMPLE_CHARACTERS = 2**11
 _LONGEST_COMPARED = 2**14
-_WORDS_CHARACTERS = 2**11
+# More than the frequent words of a text, which would seem new again and again.
+_WORDS_CHARACTERS = 2**15
 # gigatoken keeps about 11 bytes for each byte of a new word.
 _MOST_FRESH_CHARACTERS = 2**26
 _UNTRIED, _TRUSTED, _REFUSED = 0, 1, 2
+# Joins documents, so that no string of an added token is found across two of them.
+_BETWEEN = "\0"
 # All kinds of neighbours that the patterns for words distinguish.
 _SURROUNDINGS = "a{0}b1{0}2 {0} {0}{0}.{0}\n{0}'s  {0}\n\n {0}é{0}字{0}\t{0}"
 _UNASSIGNED = ("Cn", "Co", "Cs")
@@ -114,23 +117,31 @@ class FastEncoder:
         return merged, all_lengths
 
     def _trusted(self, texts: list[str]) -> NDArray[np.bool_]:
-        if self.problem:
-            return np.zeros(len(texts), bool)
-        all_known = self._knows("".join(texts))
-        return np.array([all_known or self._knows(text) for text in texts], bool)
+        """Whether both encode each string alike; all of them are looked at in one pass."""
+        trusted = np.full(len(texts), not self.problem)
+        if self.problem or not texts:
+            return trusted
+        joined = _BETWEEN.join(texts)
+        wrong = [match.start() for match in self._added.finditer(joined)]
+        if not joined.isascii():
+            wrong += self._unknown(joined)
+        if wrong:
+            ends = np.cumsum([len(text) + len(_BETWEEN) for text in texts])
+            trusted[np.searchsorted(ends, wrong, side="right")] = False
+        return trusted
 
-    def _knows(self, text: str) -> bool:
-        """Whether both encode a string alike by its characters; new characters are tried."""
-        if self._added.search(text):
-            return False
-        if text.isascii():
-            return True
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        states = self._characters[points]
-        if (states == _UNTRIED).any():
-            self._try(np.unique(points[states == _UNTRIED]).tolist())
+    def _unknown(self, text: str) -> list[int]:
+        """Return the positions of characters that are not encoded alike; new ones are tried."""
+        found: list[int] = []
+        for begin in range(0, len(text), _GROUP_CHARACTERS):
+            part = text[begin : begin + _GROUP_CHARACTERS]
+            points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), np.uint32)
             states = self._characters[points]
-        return bool((states == _TRUSTED).all())
+            if not states.all():
+                self._try(np.unique(points[states == _UNTRIED]).tolist())
+                states = self._characters[points]
+            found += (np.flatnonzero(states != _TRUSTED) + begin).tolist()
+        return found
 
     def _try(self, points: Any) -> None:
         assigned = [p for p in points if unicodedata.category(chr(p)) not in _UNASSIGNED]
@@ -153,10 +164,16 @@ class FastEncoder:
 
     def _bound_memory(self, texts: list[str]) -> None:
         """Replace the encoder after it has seen many new words."""
-        text = texts[self._random.randrange(len(texts))]
-        words = {hash(word) for word in text[:_WORDS_CHARACTERS].split()}
+        first = self._random.randrange(len(texts))
+        size = sum(map(len, texts))
+        words: set[int] = set()
+        left = _WORDS_CHARACTERS
+        for text in islice(texts, first, None):
+            words.update(map(hash, text[:left].split()))
+            left -= len(text)
+            if left <= 0:
+                break
         if words:
-            size = sum(map(len, texts))
             self._fresh_characters += size * len(words - self._words) / len(words)
             self._words |= words
         if self._fresh_characters > _MOST_FRESH_CHARACTERS:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.text.blocks import Block, grouped
-from engram.corpus.tokens.cutting import too_long_to_encode
+from engram.corpus.tokens import cutting
 from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference
 from engram.errors import InputError
 
@@ -146,9 +146,12 @@ def _encodable(
 ) -> Iterator[Block]:
     """Leave out documents that take too much memory to encode."""
     for block in blocks:
+        if max(map(len, block.texts), default=0) <= cutting.MOST_CHARACTERS:
+            yield block
+            continue
         start = 0
         for index in range(len(block.texts)):
-            if error := too_long_to_encode(encoder, block, index):
+            if error := cutting.too_long_to_encode(encoder, block, index):
                 wrong(error)
                 if start < index:
                     yield block.part(start, index)

@@ -12,7 +12,8 @@ import pytest
 
 from engram import growth as growth_module
 from engram.corpus.counts import statistics as statistics_module
-from engram.corpus.counts.distinct import DistinctWindows, order_collisions
+from engram.corpus.counts.collisions import order_rows
+from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.counts.statistics import Statistics
 from engram.growth import Growth, GrowthPoint, growth_lengths
 from support.cli import run
@@ -203,8 +204,8 @@ def test_collisions_of_a_sample_are_estimated():
     whole, sample = DistinctWindows(2, 30_000), DistinctWindows(2, 30_000, most=9000)
     for windows in (whole, sample):
         windows.add(slots)
-    exact = order_collisions(2, whole, multipliers, primes)
-    estimate = order_collisions(2, sample, multipliers, primes)
+    exact = order_rows(2, whole, multipliers, primes).collisions
+    estimate = order_rows(2, sample, multipliers, primes).collisions
     assert (exact.kind, estimate.kind) == ("exact", "estimated")
     assert estimate.same_rows is None
     assert exact.same_rows == 0
