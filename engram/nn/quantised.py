@@ -6,12 +6,16 @@ Shapes: R rows, width columns.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engram.errors import LayoutError, MismatchError
+from engram.nn.compat import records_a_graph
 from engram.storage.dtypes import FP8_SCALE_BLOCK
+from engram.storage.row_encodings.rounding_kernels import LEAST_VALUES, fp8_rows, int8_rows
 
 # Largest e4m3 value, 1.75 * 2^8, and the floor of a block's largest value (DeepSeek-V4.1's tables).
 _FP8_MANTISSA, _FP8_EXPONENT = 0.875, 9
@@ -55,6 +59,9 @@ def quantise_fp8(values: Tensor, block: int = FP8_SCALE_BLOCK) -> tuple[Tensor, 
         Codes as e4m3 ``[R, width]`` and scales as e8m0 ``[R, ceil(width / block)]``.
     """
     rows, width = values.shape
+    if (wide := _compilable(values)) is not None and (made := fp8_rows(wide, block)) is not None:
+        codes, scales = (torch.from_numpy(part) for part in made)
+        return codes.view(torch.float8_e4m3fn), scales.view(torch.float8_e8m0fnu)
     blocks = -(-width // block)
     padded = F.pad(values.float(), (0, blocks * block - width)).view(rows, blocks, block)
     largest = padded.abs().amax(dim=-1, keepdim=True).clamp_min(_FP8_FLOOR)
@@ -78,11 +85,23 @@ def quantise_int8(values: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Codes as int8 ``[R, width]`` and scales as float32 ``[R, 1]``.
     """
+    if (wide := _compilable(values)) is not None and (made := int8_rows(wide)) is not None:
+        codes, scales = (torch.from_numpy(part) for part in made)
+        return codes, scales
     values = values.float()
     scales = values.abs().amax(dim=1, keepdim=True) / _INT8_MAX
     # A row of zeros, or of values too small for float32, has scale 0.
     steps = (values / scales).nan_to_num(0.0).round_().clamp_(-_INT8_MAX, _INT8_MAX)
     return steps.to(torch.int8), scales
+
+
+def _compilable(values: Tensor) -> NDArray[np.float32] | None:
+    """Return values in numpy, where compiled code is worth it and no graph is recorded."""
+    is_plain = values.device.type == "cpu" and type(values) is Tensor
+    if not is_plain or values.numel() < LEAST_VALUES or records_a_graph():
+        return None
+    wide: NDArray[np.float32] = values.detach().float().numpy()
+    return wide
 
 
 def dequantise_int8(

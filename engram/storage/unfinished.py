@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,7 +19,8 @@ from typing import Any, Protocol
 
 from engram.errors import DoesNotFitError, EngramError, InputError
 from engram.storage import staging
-from engram.storage.chunks import Chunk, Chunks, made_chunks
+from engram.storage.chunks import Chunk, Chunks, Hole, made_chunks
+from engram.storage.write_back import WriteBack
 from engram.version import __version__
 
 JOURNAL = "journal.jsonl"
@@ -95,19 +97,23 @@ class Place:
                 file.write(start)
                 if digest is not None:
                     digest(start)
-            for chunk in made_chunks(islice(makers, chunks, None)):
-                file.write(chunk)
-                if digest is not None:
-                    digest(chunk)
-                written = memoryview(chunk).nbytes
-                chunks, size = chunks + 1, size + written
-                self._written[name] = chunks, size
-                step(written)
-                self._unsynced_bytes += written
-                if self._unsynced_bytes >= SYNC_BYTES and self.journal is not None:
-                    file.flush()
-                    self._sync()
-            file.flush()
+            makers = islice(makers, chunks, None)
+            with ThreadPoolExecutor(1) as beside:
+                back = WriteBack(file.fileno(), size)
+                for chunk in made_chunks(makers):
+                    taken = None if digest is None else beside.submit(_digest, digest, chunk)
+                    written = _write(file, chunk)
+                    back.wrote(written)
+                    chunks, size = chunks + 1, size + written
+                    self._written[name] = chunks, size
+                    if taken is not None:
+                        taken.result()
+                    step(written)
+                    self._unsynced_bytes += written
+                    if self._unsynced_bytes >= SYNC_BYTES and self.journal is not None:
+                        file.truncate()  # which makes a hole at the end part of it
+                        self._sync()
+            file.truncate()
             if self.journal is None:
                 os.fsync(file.fileno())
 
@@ -308,6 +314,20 @@ def _at_work(target: Path) -> InputError:
     return InputError(
         f"Another process is writing {target}.", "Wait until it ends.", output=str(target)
     )
+
+
+def _write(file: Any, chunk: Chunk) -> int:
+    """Write a chunk, or leave a hole for it; returns its bytes."""
+    if isinstance(chunk, Hole):
+        file.seek(chunk.size_bytes, os.SEEK_CUR)
+        return chunk.size_bytes
+    file.write(chunk)
+    return memoryview(chunk).nbytes
+
+
+def _digest(digest: Digest, chunk: Chunk) -> None:
+    for block in chunk.zeros() if isinstance(chunk, Hole) else (chunk,):
+        digest(block)
 
 
 def _digest_stored(file: Any, digest: Digest | None) -> None:

@@ -119,7 +119,9 @@ def test_quantised_first_values_are_those_of_a_float_table_across_chunks(dtype, 
     rows, width = 37, 40  # rows that cross the chunks' borders
     chunks_of = partial(table_chunks, rows, width, std=1.0, key="k")
     wide = [make() for make in chunks_of("float32")[TABLE]]
-    values = torch.cat([torch.from_numpy(part) for part in wide]).view(rows, width)
+    values = (
+        torch.cat([torch.from_numpy(part) for part in wide]).view(torch.float32).view(rows, width)
+    )
     for part, chunks in zip(
         FORMATS[dtype].quantise(values),
         map(chunks_of(dtype).get, (TABLE, SCALE)),

@@ -5,28 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from statistics import NormalDist
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.checkpoints.attach.attach_plan import AttachPlan
+from engram.checkpoints.attach.normal_values import PER_WORD, fill_normal
 from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.init import Init
 from engram.config.table_dtype import TableDtype
-from engram.storage.chunks import Chunks
-from engram.storage.dtypes import QUANTISED
-from engram.storage.machine_code import compiled
+from engram.storage.chunks import Chunk, Chunks, Filled, Hole
+from engram.storage.dtypes import QUANTISED, TABLE_DTYPES
 from engram.storage.safetensors_writer import TensorStream
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _TABLE_STD = 1.0  # as the reference demo's table starts
-# Small enough that freed chunks are reused by the allocator instead of being mapped afresh.
-CHUNK_VALUES = 2**22
-_LEVELS = 2**16
+# Small enough that what was made is still in the processor's cache when it is written.
+CHUNK_VALUES = 2**20
 
 
 def first_values(
@@ -79,100 +80,83 @@ def _dense_values(
     return {name: tensor_bytes(value) for name, value in parts if name not in (TABLE, OFFSETS)}
 
 
-@dataclass(frozen=True)
-class _Chunks:
-    """Makers of a table's chunks, made when asked for: a large table has very many."""
-
-    count: int
-    make: Callable[[int], NDArray[Any]]
-
-    def __iter__(self) -> Iterator[Callable[[], NDArray[Any]]]:
-        return (partial(self.make, index) for index in range(self.count))
-
-
 def table_chunks(rows: int, width: int, dtype: str, *, std: float, key: str) -> dict[str, Chunks]:
     """Describe a table of normal values, and the scales of a quantised one, chunk by chunk.
 
-    Every chunk has a generator of its own (splitmix64), seeded by the key and the
-    chunk's number, so that chunks can be made on any thread and in any order. Values are the 65,536
-    quantiles of the normal distribution: one look-up for 16 random bits, as fast as disks write.
+    A value follows from the key and its place in the table alone, see `normal_values`.
 
     Args:
         rows: Rows of the table.
         width: Columns.
         dtype: float32, bfloat16, float16 or float64; or fp8 or int8, see `engram.nn.quantised`.
-        std: Standard deviation; 0 for a table of zeros.
+        std: Standard deviation: 1, or 0 for a table of zeros, which is a hole in its file.
         key: Seed of the values, as text.
 
     Returns:
         Makers of the bytes of the table's chunks, and of the scales' chunks, by part.
     """
-    values = rows * width
-    count = -(-values // CHUNK_VALUES)
-    is_quantised = dtype in QUANTISED
-    normal = partial(_normal_chunk, values, "float32" if is_quantised else dtype, std, key)
-    if not is_quantised:
-        return {TABLE: _Chunks(count, normal)}
-    quantised = partial(_quantised_chunk, normal, values, width, dtype)
-    return {
-        TABLE: _Chunks(count, partial(quantised, 0)),
-        SCALE: _Chunks(count, partial(quantised, 1)),
-    }
+    table = _Table(rows, width, dtype, std, _seed(key))
+    made: dict[str, Chunks] = {TABLE: _Chunks(table, table.values if std else table.hole)}
+    if dtype in QUANTISED:
+        made[SCALE] = _Chunks(table, table.scales)
+    return made
 
 
-def _quantised_chunk(
-    wide: Callable[[int], NDArray[Any]], values: int, width: int, dtype: str, part: int, index: int
-) -> NDArray[np.uint8]:
-    """Make codes (part 0) or scales (part 1) of the rows that start in a chunk."""
-    import torch
-
-    from engram.nn.quantised import FORMATS
-
-    start = index * CHUNK_VALUES
-    stop = min(start + CHUNK_VALUES, values)
-    first, last = -(-start // width) * width - start, -(-stop // width) * width - stop
-    found = [wide(index)[first:]]
-    if last:  # the row that ends in the next chunk
-        found.append(wide(index + 1)[:last])
-    rows = torch.from_numpy(np.concatenate(found).reshape(-1, width))
-    return tensor_bytes(FORMATS[dtype].quantise(rows)[part])
+def _seed(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
 
 
-def _normal_chunk(values: int, dtype: str, std: float, key: str, index: int) -> NDArray[Any]:
-    count = min(CHUNK_VALUES, values - index * CHUNK_VALUES)
-    seed = hashlib.sha256(f"{key}/{index}".encode()).digest()[:8]
-    quantiles = _quantiles(dtype, std)
-    out = np.empty(-(-count // 4) * 4, dtype=quantiles.dtype)
-    _filler()(np.uint64(int.from_bytes(seed, "little")), quantiles, out)
-    return out[:count]
+@dataclass(frozen=True)
+class _Table:
+    """A new table; the arguments are those of `table_chunks`."""
+
+    rows: int
+    width: int
+    dtype: str
+    std: float
+    seed: int
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk: as many as begin with a whole word of random bits."""
+        return max(1, CHUNK_VALUES // self.width // PER_WORD) * PER_WORD
+
+    def values(self, first: int, rows: int) -> Callable[[], Chunk]:
+        """Return the maker of values, or of codes, of rows."""
+        if self.dtype in QUANTISED:
+            return lambda: tensor_bytes(self._quantised(first, rows)[0])
+        size_bytes = rows * self.width * TABLE_DTYPES[self.dtype].bits // 8
+        return Filled(size_bytes, partial(self._fill, first, self.dtype))
+
+    def scales(self, first: int, rows: int) -> Callable[[], Chunk]:
+        """Return the maker of the scales of rows."""
+        return lambda: tensor_bytes(self._quantised(first, rows)[1])
+
+    def hole(self, first: int, rows: int) -> Callable[[], Chunk]:
+        """Return the maker of values, or of codes, that are zero."""
+        return partial(Hole, rows * self.width * TABLE_DTYPES[self.dtype].bits // 8)
+
+    def _fill(self, first: int, dtype: str, out: NDArray[Any]) -> None:
+        fill_normal(self.seed, first * self.width, out, dtype)
+
+    def _quantised(self, first: int, rows: int) -> tuple[Tensor, Tensor]:
+        import torch
+
+        from engram.nn.quantised import FORMATS
+
+        wide = np.zeros((rows, self.width), dtype=np.float32)
+        if self.std:
+            self._fill(first, "float32", wide.reshape(-1))
+        return FORMATS[self.dtype].quantise(torch.from_numpy(wide))
 
 
-@cache
-def _filler() -> Callable[[np.uint64, NDArray[Any], NDArray[Any]], None]:
-    @compiled(nogil=True)
-    def fill(state: np.uint64, quantiles: NDArray[Any], out: NDArray[Any]) -> None:
-        for word in range(out.size // 4):
-            state += np.uint64(0x9E3779B97F4A7C15)
-            bits = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            bits ^= bits >> np.uint64(31)
-            for part in range(4):
-                out[4 * word + part] = quantiles[(bits >> np.uint64(16 * part)) & np.uint64(0xFFFF)]
+@dataclass(frozen=True)
+class _Chunks:
+    """Makers of a table's chunks, made when asked for: a large table has very many."""
 
-    filler: Callable[[np.uint64, NDArray[Any], NDArray[Any]], None] = fill
-    return filler
+    table: _Table
+    maker: Callable[[int, int], Callable[[], Chunk]]
 
-
-@cache
-def _quantiles(dtype: str, std: float) -> NDArray[Any]:
-    inverse: Callable[[float], float] = NormalDist().inv_cdf
-    quantiles = np.array([inverse((index + 0.5) / _LEVELS) for index in range(_LEVELS)])
-    exact = std * quantiles + 0.0  # no negative zeros where std is 0
-    if dtype == "float16":
-        return exact.astype(np.float16).view(np.int16)  # numba compiles nothing for halves
-    if dtype != "bfloat16":
-        return exact.astype(dtype)
-    import torch
-
-    bits: NDArray[Any] = torch.from_numpy(exact).to(torch.bfloat16).view(torch.int16).numpy()
-    return bits
+    def __iter__(self) -> Iterator[Callable[[], Chunk]]:
+        rows, step = self.table.rows, self.table.chunk_rows
+        return (self.maker(first, min(step, rows - first)) for first in range(0, rows, step))
