@@ -225,17 +225,30 @@ def probed() -> list[Probed]:
     Raises:
         ModuleNotFoundError: transformers is not installed.
     """
-    return [*probe(torch_seams.PACKAGE, torch_seams.SEAMS), *probe(PACKAGE, SEAMS)]
+    return [*_probed_at_once(), *probe(PACKAGE, SEAMS_OF_LOGGERS)]
 
 
 def check() -> None:
-    """Raise an error if the installed transformers or torch breaks a seam.
+    """Raise an error if the installed transformers or torch breaks a seam that is always used.
 
     Raises:
         ModuleNotFoundError: transformers is not installed.
         DependencyError: One of the two is outside the supported range.
     """
-    require(probed())
+    require(_probed_at_once())
+
+
+def check_loggers() -> None:
+    """Raise an error if the installed transformers breaks a seam of loggers.
+
+    Raises:
+        DependencyError: It is outside the supported range.
+    """
+    require(probe(PACKAGE, SEAMS_OF_LOGGERS))
+
+
+def _probed_at_once() -> list[Probed]:
+    return [*probe(torch_seams.PACKAGE, torch_seams.SEAMS), *probe(PACKAGE, SEAMS)]
 
 
 def _generation_takes_a_cache() -> bool:
@@ -344,7 +357,6 @@ SEAMS = (
         loads_from_headers,
     ),
     *(get_modules_to_not_convert, quantiser_from_config, Conv1D),
-    *(find_loggers, installed_loggers),
     callable_seam(PACKAGE, "GenerationMixin.init_continuous_batching", _CONTINUOUS),
     callable_seam(f"{PACKAGE}.generation.continuous_batching", "PagedAttentionCache", _CONTINUOUS),
     Seam(
@@ -353,3 +365,6 @@ SEAMS = (
         _adapters_are_flagged,
     ),
 )
+# Probed when a run is to have loggers: transformers then imports every package for training that
+# is installed, which takes a second.
+SEAMS_OF_LOGGERS = (find_loggers, installed_loggers)

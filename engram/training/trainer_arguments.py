@@ -169,6 +169,7 @@ def _refuse_launch() -> None:
 
 def _demand_loggers(names: Sequence[str]) -> None:
     """Refuse loggers that are unknown or not installed, before a run begins."""
+    compat.check_loggers()
     try:
         compat.find_loggers(list(names))
     except ValueError as error:
