@@ -96,6 +96,12 @@ def attach(base: Path, folder: Path) -> float:
 
 def copy(folder: Path) -> float:
     """Copy what was attached, and see it onto the disk; returns seconds."""
+    # `attach` has what it wrote leave memory: the copy is to be one from memory.
+    for path in (folder / "attached").rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(2**24):
+                    pass
     begin = time.perf_counter()
     subprocess.run(["cp", "-r", str(folder / "attached"), str(folder / "copy")], check=True)
     os.sync()

@@ -33,7 +33,6 @@ TITLES = {
     "build": "Text to tokens",
     "dataset": "Hash ids written and read",
     "attach": "Attaching a memory",
-    "convert": "Converting and verifying",
     "module": "The module",
     "decode": "Decoding with an attached model",
     "row_optimizer": "Training steps of tables",
@@ -79,6 +78,8 @@ def main() -> int:
 def run(name: str, given: argparse.Namespace) -> bool:
     """Run one benchmark as a process of its own; return whether it ended well."""
     print(f"== {TITLES[name]} (bench_{name}.py)", flush=True)
+    if not given.quick:
+        (KEPT / f"{name}.json").unlink(missing_ok=True)  # results of other code
     words = [sys.executable, str(HERE / f"bench_{name}.py")]
     words += ["--quick"] if given.quick else ["--json", str(KEPT / f"{name}.json")]
     words += [] if given.rounds is None else ["--rounds", str(given.rounds)]
@@ -126,7 +127,7 @@ def page() -> str:
         "# Benchmarks",
         "",
         "Written by `make bench`, which runs everything in `benchmarks/` on an idle machine. Both",
-        "sides of a ratio take turns in one run; a figure is the median of its rounds, with the",
+        "sides of a ratio are measured in one run; a figure is the median of its rounds, with the",
         "quartiles in brackets. `make bench-quick` runs short forms in about two minutes.",
         "",
         *_machine(),

@@ -212,7 +212,7 @@ BYTES: tuple[Need, ...] = (
     (
         "memory of `hash --stats`",
         "measured at the longest text + L R / 8 + c R / 16",
-        lambda r, on: r.count_bytes + LAYERS * ROWS / 8 + r.cores * ROWS / HEADS,
+        lambda r, on: r.count_bytes + LAYERS * ROWS / 8 + on.cores * ROWS / HEADS,
     ),
     ("memory of `attach`", "measured at the largest table", lambda r, on: r.attach_bytes),
     (

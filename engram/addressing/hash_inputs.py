@@ -25,9 +25,10 @@ NO_END = -(2**63)
 
 
 def fits_doubles(addresses: Addresses) -> bool:
-    """Whether the kernel may reduce mixes in doubles: primes of 3..2^35, as `kernel` explains."""
+    """Whether the kernel may reduce mixes in doubles: odd sizes of 3..2^35, see `kernel`."""
     return all(
         min(layer.heads, default=3) > 2
+        and all(size % 2 for size in layer.heads)
         and max(layer.heads, default=3) < 2**35
         and layer.hash_rows < 2**51
         for layer in addresses.layers

@@ -7,12 +7,13 @@ constant needs no division. With a mix cut at bit 50 into ``high * 2^50 + low``:
     folded = high * (2^50 % p) + low + shift
     rest = folded - round(folded / p) * p
 
-`folded` is congruent to the mix, and for primes below 2^35 it is below 2^51: doubles hold it, every
-product above and their differences exactly, whether or not the processor fuses multiplications and
-additions. The quotient is within 0.4 / p of the true one, and no multiple of 1 / p is nearer to a
-half than 0.5 / p, so rounding it is exact too. `rest` is in -(p - 1) / 2..(p - 1) / 2; `shift`
-moves that range to 0..p - 1 in advance. Adding 2^52 leaves the row in the lower bits of the double.
-A vector of rows so takes seven operations that AVX2, AVX-512 and NEON all have.
+`folded` is congruent to the mix, and for odd sizes p below 2^35 it is below 2^51: doubles hold it,
+every product above and their differences exactly, whether or not the processor fuses
+multiplications and additions. The quotient is within 0.4 / p of the true one, and no multiple of
+1 / p is nearer to a half than 0.5 / p, so rounding it is exact too. `rest` is in
+-(p - 1) / 2..(p - 1) / 2; `shift` moves that range to 0..p - 1 in advance. Adding 2^52 leaves the
+row in the lower bits of the double. A vector of rows so takes seven operations that AVX2, AVX-512
+and NEON all have.
 
 Gains, measured on a Cascade Lake at 2.5 GHz, as times of the form before / after (AVX-512; AVX2):
 doubles and blocks instead of 64-bit Barrett remainders, token by token, 1.4; 1.7 at 64k tokens on

@@ -39,6 +39,15 @@ def records_a_lasting_graph() -> bool:
     return tracing or torch.compiler.is_exporting()
 
 
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a module only runs the `forward` of its class: no wrapper, and no hooks."""
+    hooks = (
+        *(module._forward_hooks, module._forward_pre_hooks),
+        *(module._backward_hooks, module._backward_pre_hooks),
+    )
+    return type(module) is kind and not any(hooks) and "forward" not in vars(module)
+
+
 def leave_out_of_ddp(model: nn.Module, names: Sequence[str]) -> None:
     """Have DistributedDataParallel neither average nor overwrite some parameters of a model.
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -25,12 +25,13 @@ from engram.threads import kept_threads
 
 # Fewer values than this take less time than loading the compiled passes is worth.
 MIN_VALUES = 2**17
+_NO_MASK = torch.empty(0, 0, dtype=torch.bool)
 # Tokens of a unit of work. Sums of gradients follow it, so it does not depend on the threads.
 _SPAN = 256
 
 
 class ReadWeights(NamedTuple):
-    """What a module's read depends on beside its inputs.
+    """Weights and rules of a module's read.
 
     Attributes:
         norm_key: Weight of the norm of the keys ``[M, D]``.
@@ -78,14 +79,14 @@ def fused_read(
         other dtypes than float32, other devices than a CPU, without gradients, recorded graphs, and
         few values.
     """
-    if not torch.is_grad_enabled() or keys.numel() < MIN_VALUES or records_a_graph():
+    if records_a_graph() or not torch.is_grad_enabled() or keys.numel() < MIN_VALUES:
         return None
     weights = weights_of()
     if window is None:
         window = value.new_empty(len(value), 0, keys.shape[2:].numel())
     if weights is None or not _are_plain([value, keys, streams, window, *weights[:4]]):
         return None
-    if _kernels() is None:
+    if not _works():
         return None
     n_streams, width = keys.shape[2:]
     machine_eps = torch.finfo(keys.dtype).eps
@@ -99,7 +100,7 @@ def fused_read(
         weights.norm_conv,
         weights.conv.view(n_streams, width, -1).transpose(1, 2),
         window.unflatten(-1, (n_streams, width)),
-        torch.empty(0, 0, dtype=torch.bool) if keep is None else keep,
+        _NO_MASK if keep is None else keep,
         (eps, conv_eps, weights.dilation),
     )
     return out, gates, next_window.flatten(2)
@@ -125,6 +126,8 @@ class _FusedRead(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return results, gates and next window."""
         tensors, rules = [it.contiguous() for it in arguments[:-1]], arguments[-1]
+        # Callers may write to their mask and window before the backward pass.
+        tensors[-2:] = [it.clone() for it in tensors[-2:]]
         ctx.save_for_backward(*tensors)
         ctx.rules = rules
         ctx.set_materialize_grads(False)
@@ -134,7 +137,7 @@ class _FusedRead(torch.autograd.Function):
         reach = (taps.shape[1] - 1) * rules[2]
         next_window = keys.new_empty(len(keys), reach, *keys.shape[2:])
         sources, results = _sources(tensors), _arrays(out, gates, next_window)
-        kernel = cast(ModuleType, _kernels()).read
+        kernel = _kernels().read
         _share(keys.shape[:2], lambda _, span: kernel(sources, rules, span, results))
         return out, gates, next_window
 
@@ -162,7 +165,7 @@ class _FusedRead(torch.autograd.Function):
         agreement, norm, tap = (x.new_zeros(n_units, *x.shape) for x in (norm_key, norm_conv, taps))
         sources, leaving = _sources(tensors), _arrays(*gradients)
         parts = list(zip(*_arrays(agreement, norm, tap), strict=True))
-        kernel = cast(ModuleType, _kernels()).read_backward
+        kernel = _kernels().read_backward
         _share(
             keys.shape[:2],
             lambda unit, span: kernel(sources, rules, span, arriving, leaving, parts[unit]),
@@ -210,20 +213,30 @@ def _share(positions: torch.Size, work: Callable[[int, tuple[int, int, int]], An
         other.result()
 
 
+def _kernels() -> ModuleType:
+    """Return the module of compiled passes, which takes a while to import."""
+    from engram.nn import fused_kernels
+
+    return fused_kernels
+
+
 @cache
-def _kernels() -> ModuleType | None:
-    """Return the module of compiled passes; None, with a warning, if numba cannot compile."""
+def _works() -> bool:
+    """Whether both passes can be compiled, which is tried on two tokens; warns if they cannot."""
     try:
         import numba
 
         if numba.config.DISABLE_JIT:
-            return None
-        from engram.nn import fused_kernels
+            return False
+        value, weight = torch.ones(1, 2, 8, requires_grad=True), torch.ones(1, 8)
+        streams, taps = torch.ones(1, 2, 1, 8), torch.ones(1, 1, 8)
+        inputs = (value, streams, streams, weight, weight, weight, taps, streams[:, :0], _NO_MASK)
+        _FusedRead.apply(*inputs, (1e-6, 1e-6, 1))[0].sum().backward()
     except Exception as error:  # numba can fail in many ways
         warnings.warn(
             f"Training without compiled passes, which is slower: {type(error).__name__}: {error}",
             EngramWarning,
             stacklevel=4,
         )
-        return None
-    return fused_kernels
+        return False
+    return True

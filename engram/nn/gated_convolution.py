@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.config.init import Init
+from engram.nn.compat import is_plain
 from engram.nn.functional import CausalConv, ConvPast, rms_norm, signed_sqrt_gate
 from engram.nn.fused_read import ReadWeights, fused_read
 from engram.nn.gaps import gaps_in
@@ -106,15 +107,15 @@ class DemoModule(EngramModule, layout="demo"):
         return rms_norm(x, getattr(self, name), self._eps(name))
 
     def _norm_factors(self, name: str) -> Tensor | None:
-        """Return the factors ``[M, D]`` of a norm; None if its module was replaced."""
+        """Return the factors ``[M, D]`` of a norm; None if its module was replaced or has hooks."""
         return cast(Tensor, getattr(self, name))
 
     def _read_weights(self) -> ReadWeights | None:
-        """Return what a fused read needs; None if a part was replaced by another module."""
+        """Return what a fused read needs; None if a part was replaced or has hooks."""
         names = ("norm_key", "norm_query", self.conv_norm_name)
         key, query, conv = (self._norm_factors(name) for name in names)
-        # Wrappers of other libraries must be called.
-        if key is None or query is None or conv is None or type(self._conv) is not CausalConv:
+        # Wrappers and hooks of other libraries must be called.
+        if key is None or query is None or conv is None or not is_plain(self._conv, CausalConv):
             return None
         eps, conv_eps = self._eps("norm_key"), self._eps(self.conv_norm_name)
         return ReadWeights(key, query, conv, self._conv.weight, eps, conv_eps, self._conv.dilation)
@@ -176,4 +177,4 @@ class QwenPleModule(DemoModule, layout="qwen_ple"):
     def _norm_factors(self, name: str) -> Tensor | None:
         norm = getattr(self, name)
         shape = (self.config.hc_mult, self.config.hidden_size)
-        return norm.factors(shape) if type(norm) is GroupedNorm else None
+        return norm.factors(shape) if is_plain(norm, GroupedNorm) else None

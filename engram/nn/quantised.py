@@ -98,6 +98,8 @@ def quantise_int8(values: Tensor) -> tuple[Tensor, Tensor]:
 def _compilable(values: Tensor) -> NDArray[np.float32] | None:
     """Return values in numpy, where compiled code is worth it and no graph is recorded."""
     is_plain = values.device.type == "cpu" and type(values) is Tensor
+    if torch.is_grad_enabled() and values.requires_grad:
+        return None
     if not is_plain or values.numel() < LEAST_VALUES or records_a_graph():
         return None
     wide: NDArray[np.float32] = values.detach().float().numpy()

@@ -61,16 +61,19 @@ def made_chunks(makers: Chunks) -> Iterator[Chunk]:
     Memory of `Filled` chunks is used again: where it is new, the system clears it page by page,
     which can take longer than filling it.
     """
-    spare: dict[int, list[Buffer]] = {}
+    spare: list[Buffer] = []
+    used: list[Buffer] = []  # of the waiting chunks that are `Filled`, in order
     waiting: list[tuple[Callable[[], Chunk], Future[Chunk]]] = []
 
     def begin(maker: Callable[[], Chunk]) -> None:
         if not isinstance(maker, Filled):
             waiting.append((maker, pool.submit(maker)))
             return
-        buffers = spare.get(maker.size_bytes)
-        buffer = buffers.pop() if buffers else np.empty(maker.size_bytes, np.uint8)
-        waiting.append((maker, pool.submit(maker.into, buffer)))
+        buffer = spare.pop() if spare else np.empty(maker.size_bytes, np.uint8)
+        if len(buffer) < maker.size_bytes:
+            buffer = np.empty(maker.size_bytes, np.uint8)
+        used.append(buffer)
+        waiting.append((maker, pool.submit(maker.into, buffer[: maker.size_bytes])))
 
     def first() -> Iterator[Chunk]:
         maker, made = waiting.pop(0)
@@ -78,7 +81,7 @@ def made_chunks(makers: Chunks) -> Iterator[Chunk]:
         del made
         yield chunk
         if isinstance(maker, Filled):
-            spare.setdefault(maker.size_bytes, []).append(chunk)
+            spare.append(used.pop(0))
 
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         for maker in makers:

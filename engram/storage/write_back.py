@@ -1,6 +1,7 @@
 """`WriteBack`: has the disk write a file while the rest of it is still being made."""
 
 import os
+from contextlib import suppress
 
 # Few requests, and yet little left to wait for at the end.
 _STRETCH_BYTES = 2**26
@@ -29,5 +30,6 @@ class WriteBack:
         if hasattr(os, "posix_fadvise"):
             # Asks that it leave memory, for which it is written; what is not on the disk yet stays.
             size, advice = self._stop - self._start, os.POSIX_FADV_DONTNEED
-            os.posix_fadvise(self._descriptor, self._start, size, advice)
+            with suppress(OSError):  # a file system that has no such request
+                os.posix_fadvise(self._descriptor, self._start, size, advice)
         self._start = self._stop

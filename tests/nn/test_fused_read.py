@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+import torch.nn.utils.prune
 
 from engram.addressing.primes import head_primes
 from engram.config.engram_config import EngramConfig
+from engram.errors import EngramWarning
 from engram.nn import EngramModule, fused_read
 from engram.nn.fused_read import _FusedRead
 
@@ -16,6 +18,7 @@ HIDDEN = 40
 @pytest.fixture
 def fused_calls(monkeypatch):
     """Fuse reads of any size, and count them."""
+    assert fused_read._works()
     monkeypatch.setattr(fused_read, "MIN_VALUES", 1)
     calls = []
     apply = _FusedRead.apply
@@ -143,7 +146,7 @@ def test_epsilons(fused_calls):
     compare(module, random_inputs(module, 2, 30, None, False), fused_calls)
 
 
-def test_the_number_of_threads_changes_no_bit(fused_calls):
+def test_the_number_of_threads_does_not_matter(fused_calls):
     module = build("qwen_ple", 2)
     inputs = random_inputs(module, 3, 600, 9, True)
     before = torch.get_num_threads()
@@ -214,7 +217,62 @@ def test_documents_in_a_row_stay_in_torch(fused_calls):
 
 
 def test_small_reads_do_not_load_the_passes(monkeypatch):
-    monkeypatch.setattr(fused_read, "_kernels", lambda: pytest.fail("loaded"))
+    monkeypatch.setattr(fused_read, "_works", lambda: pytest.fail("loaded"))
     module = build("demo")
     hidden, ids, *_ = random_inputs(module, 1, 20, None, False)
     module(hidden, ids).sum().backward()
+
+
+@pytest.mark.parametrize("layout", ["demo", "qwen_ple"])
+def test_parts_with_hooks_are_called(layout, fused_calls):
+    module, called = build(layout), []
+    part = module.conv if layout == "demo" else module.norm_key
+    part.register_forward_hook(lambda *_: called.append(1))
+    hidden, ids, *_ = random_inputs(module, 1, 20, None, False)
+    module(hidden, ids).sum().backward()
+    assert called == [1]
+    assert fused_calls == []
+
+
+def test_a_pruned_convolution_is_trained(fused_calls):
+    module = build("demo")
+    torch.nn.utils.prune.random_unstructured(module.conv, "weight", 0.5)
+    hidden, ids, *_ = random_inputs(module, 1, 20, None, False)
+    for _ in range(2):
+        module(hidden, ids).sum().backward()
+    assert module.conv.weight_orig.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("layout", ["demo", "qwen_ple"])
+def test_masks_and_windows_may_change_before_the_backward_pass(layout, fused_calls):
+    module = build(layout)
+    hidden, ids, _, window = random_inputs(module, 2, 20, 9, False)
+    keep = torch.ones(2, 20, dtype=torch.bool)
+    keep[:, :4] = layout == "demo"
+    gradients = []
+    for change in (False, True):
+        module.zero_grad()
+        own_keep, own_window = keep.clone(), window.clone()
+        out = module(hidden, ids, keep=own_keep, window=own_window)
+        if change:
+            own_keep.zero_()
+            own_window.zero_()
+        out.sum().backward()
+        gradients.append(module.value_proj.weight.grad.clone())
+    assert torch.equal(*gradients)
+    assert fused_calls
+
+
+def test_what_cannot_be_compiled_stays_in_torch_with_a_warning(monkeypatch):
+    monkeypatch.setattr(fused_read, "MIN_VALUES", 1)
+    monkeypatch.setattr(fused_read, "_kernels", lambda: (_ for _ in ()).throw(RuntimeError("LLVM")))
+    fused_read._works.cache_clear()
+    module = build("demo")
+    hidden, ids, *_ = random_inputs(module, 1, 20, None, False)
+    try:
+        with pytest.warns(EngramWarning, match="LLVM"):
+            out = module(hidden, ids)
+        with torch.no_grad():
+            torch.testing.assert_close(out, module(hidden, ids), rtol=0, atol=0)
+    finally:
+        fused_read._works.cache_clear()

@@ -1,4 +1,4 @@
-"""Normal values by place: the same bytes on any machine, in any order, on any number of threads."""
+"""Normal values by place: the same bytes on any processor, in any order and on many threads."""
 
 from __future__ import annotations
 
@@ -35,33 +35,28 @@ def fill_normal(seed: int, first: int, out: NDArray[Any], dtype: str) -> None:
         out: Takes the values, as bytes.
         dtype: float32, bfloat16, float16 or float64.
     """
-    quantiles = _quantiles(dtype)
-    _filler()(np.uint64(seed), np.uint64(first // PER_WORD), quantiles, out.view(quantiles.dtype))
+    quantiles, word = _quantiles(dtype), np.uint64(first // PER_WORD)
+    values = out.view(quantiles.dtype)
+    whole = len(values) // PER_WORD * PER_WORD
+    _filler()(np.uint64(seed), word, quantiles, values[:whole])
+    if whole < len(values):
+        last = np.empty(PER_WORD, values.dtype)
+        _filler()(np.uint64(seed), word + np.uint64(whole // PER_WORD), quantiles, last)
+        values[whole:] = last[: len(values) - whole]
 
 
 @cache
 def _filler() -> Callable[[np.uint64, np.uint64, NDArray[Any], NDArray[Any]], None]:
-    from numba import njit
-
-    @njit(inline="always")  # type: ignore[untyped-decorator]
-    def random_bits(seed: np.uint64, word: np.uint64) -> np.uint64:
-        state = seed + (word + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        bits = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (bits ^ (bits >> np.uint64(31))) & np.uint64(_KEPT_BITS)
-
     @compiled(nogil=True)
     def fill(seed: np.uint64, word: np.uint64, quantiles: NDArray[Any], out: NDArray[Any]) -> None:
-        words = out.size // PER_WORD
-        for index in range(words):
-            bits = random_bits(seed, word + np.uint64(index))
+        for index in range(out.size // PER_WORD):
+            state = seed + (word + np.uint64(index + 1)) * np.uint64(0x9E3779B97F4A7C15)
+            bits = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            bits = (bits ^ (bits >> np.uint64(31))) & np.uint64(_KEPT_BITS)
             for part in range(PER_WORD):  # a fixed count, which the compiler unrolls
                 level = (bits >> np.uint64(16 * part)) & np.uint64(0xFFFF)
                 out[PER_WORD * index + part] = quantiles[level]
-        bits = random_bits(seed, word + np.uint64(words))
-        for place in range(PER_WORD * words, out.size):
-            out[place] = quantiles[bits & np.uint64(0xFFFF)]
-            bits >>= np.uint64(16)
 
     filler: Callable[[np.uint64, np.uint64, NDArray[Any], NDArray[Any]], None] = fill
     return filler

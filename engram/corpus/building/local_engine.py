@@ -98,8 +98,8 @@ def _deal(
     waiting = deque(in_turn)
     busy: dict[Any, tuple[int, UnitTask]] = {}
     failed: dict[int, Exception] = {}
-    while busy or (waiting and not failed):
-        while waiting and idle and not failed:
+    while busy or waiting:
+        while waiting and idle:
             pipe = idle.pop()
             busy[pipe] = waiting.popleft()
             with _lost_if_closed():
@@ -114,6 +114,8 @@ def _deal(
                 yield task.index, done
             else:
                 failed[place] = done
+                # Units before it may fail, too, and the first error of the text is told.
+                waiting = deque(item for item in waiting if item[0] < place)
         report(sum(read_bytes))
     if failed:
         raise failed[min(failed)]

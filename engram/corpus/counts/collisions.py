@@ -58,7 +58,8 @@ def order_rows(
 ) -> OrderRows:
     """Count the rows and collisions of one layer and order; estimate those of a sample.
 
-    Memory: 13 bytes for each distinct n-gram, and one for each row of one head.
+    Memory: up to 26 bytes for each distinct n-gram, and one for each row of one head, on every
+    thread that does this at the same time.
 
     Args:
         order: n of the n-grams.

@@ -79,7 +79,7 @@ def _mark(mixes: Any, primes: Any, bases: Any, bits: Any, rows: Any) -> None:
 
 @_inner
 def _remainders(mixes: Any, prime: Any, rows: Any) -> None:
-    """Compute remainders by a prime, as in `addressing.kernel`: without divisions."""
+    """Compute remainders by a prime without divisions (Barrett 1986), of mixes below 2^63."""
     bar = _ALL // prime  # floor(2^64 / prime), but one less for 2, which is close enough
     low_bar, high_bar = bar & _LOW, bar >> _HALF
     for i in range(len(mixes)):

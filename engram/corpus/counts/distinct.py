@@ -37,7 +37,7 @@ class DistinctWindows:
     Args:
         order: Tokens of a window.
         vocab_size: Size of the vocabulary that is hashed.
-        most: Most distinct windows to keep, about 20 bytes each; piles take 32 MiB.
+        most: Most distinct windows to keep, 15 to 30 bytes each; piles take 32 MiB.
         level: Initial number of zero bits at the end of the words of kept windows.
         before_sampling: Called when the set is exact for the last time, before windows are dropped.
 
@@ -191,10 +191,11 @@ class DistinctWindows:
         """Keep a smaller sample if there are too many windows."""
         while self._kept > self._most:
             if self.exact_until is None:
-                self._settle_all()
+                self._settle_all()  # the callback reads the set
                 self.exact_until = self.added
                 if self._before_sampling is not None:
                     self._before_sampling()
+            self._settle_all()  # words of piles were dealt for the level before
             self.level += 1
             self._kept = sum(table.thin(self._dropped) for table in self._tables)
 

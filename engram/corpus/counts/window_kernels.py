@@ -29,7 +29,7 @@ _inner: Callable[[Callable[..., Any]], Any] = njit(**_OPTIONS)
 
 @_kernel
 def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slots: Any) -> None:
-    """Return the ids that positions begin..end-1 read, like `addressing.reference.look_back`.
+    """Lay out the ids that positions begin..end-1 read, like `addressing.reference.look_back`.
 
     Args:
         ids: Ids of the vocabulary that is hashed, of whole documents, uint32 ``[n]``.

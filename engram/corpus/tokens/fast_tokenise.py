@@ -40,8 +40,9 @@ _WORDS_CHARACTERS = 2**15
 # gigatoken keeps about 11 bytes for each byte of a new word.
 _MOST_FRESH_CHARACTERS = 2**26
 _UNTRIED, _TRUSTED, _REFUSED = 0, 1, 2
-# Joins documents, so that no string of an added token is found across two of them.
-_BETWEEN = "\0"
+# Characters of which one that begins no added token joins documents, so that none is found across
+# two of them.
+_BETWEEN = "\0\1\2\3\4\5\6\7"
 # All kinds of neighbours that the patterns for words distinguish.
 _SURROUNDINGS = "a{0}b1{0}2 {0} {0}{0}.{0}\n{0}'s  {0}\n\n {0}é{0}字{0}\t{0}"
 _UNASSIGNED = ("Cn", "Co", "Cs")
@@ -78,6 +79,10 @@ class FastEncoder:
         starts = sorted({token.content[:2] for token in added if token.content})
         # Matches in every string with an added token.
         self._added = re.compile("|".join(map(re.escape, starts)) or r"(?!)")
+        free = [it for it in _BETWEEN if not any(it in start for start in starts)]
+        if not free:
+            raise ValueError("its added tokens begin with control characters")
+        self._between = free[0]
         self._characters = np.zeros(0x110000, np.uint8)
         self._fresh_characters = 0.0
         self._words: set[int] = set()
@@ -121,12 +126,12 @@ class FastEncoder:
         trusted = np.full(len(texts), not self.problem)
         if self.problem or not texts:
             return trusted
-        joined = _BETWEEN.join(texts)
+        joined = self._between.join(texts)
         wrong = [match.start() for match in self._added.finditer(joined)]
         if not joined.isascii():
             wrong += self._unknown(joined)
         if wrong:
-            ends = np.cumsum([len(text) + len(_BETWEEN) for text in texts])
+            ends = np.cumsum([len(text) + 1 for text in texts])
             trusted[np.searchsorted(ends, wrong, side="right")] = False
         return trusted
 

@@ -28,13 +28,15 @@ class TokenShard:
     bounds: NDArray[Any]
 
     def __post_init__(self) -> None:
+        places = (_place_of(self.tokens), _place_of(self.bounds))
+        object.__setattr__(self, "_places", places)
         # As plain arrays: numpy's memmap takes several times as long to cut out a few tokens.
         for key in ("tokens", "bounds"):
             object.__setattr__(self, key, np.asarray(getattr(self, key)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle mapped arrays as their places in files: a worker maps them, and gets no copy."""
-        return _shard_of, (self.name, _place_of(self.tokens), _place_of(self.bounds))
+        return _shard_of, (self.name, *vars(self)["_places"])
 
 
 class MappedTokens:
@@ -140,9 +142,10 @@ class MappedTokens:
 
 @dataclass(frozen=True)
 class _Place:
-    """An array in a file: its path, and the arguments of `np.memmap`."""
+    """An array in a file: its path, what shows that it is the same, and `np.memmap`'s arguments."""
 
     file: str
+    state: tuple[int, ...]
     dtype: np.dtype[Any]
     offset_bytes: int
     shape: tuple[int, ...]
@@ -158,14 +161,33 @@ def _place_of(array: NDArray[Any]) -> _Place | NDArray[Any]:
     if whole.filename is None or not array.size or not array.flags.c_contiguous:
         return array
     offset_bytes = whole.offset + array.ctypes.data - whole.ctypes.data
-    return _Place(str(whole.filename), array.dtype, offset_bytes, array.shape)
+    file = str(whole.filename)
+    return _Place(file, _state_of(file), array.dtype, offset_bytes, array.shape)
+
+
+def _state_of(file: str) -> tuple[int, ...]:
+    status = Path(file).stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _shard_of(name: str, *parts: _Place | NDArray[Any]) -> TokenShard:
-    tokens, bounds = (
-        np.memmap(part.file, part.dtype, "r", part.offset_bytes, part.shape)
-        if isinstance(part, _Place)
-        else part
-        for part in parts
-    )
-    return TokenShard(name, tokens, bounds)
+    return TokenShard(name, *(_mapped(it) if isinstance(it, _Place) else it for it in parts))
+
+
+def _mapped(place: _Place) -> NDArray[Any]:
+    """Map an array again.
+
+    Raises:
+        CorruptFileError: Its file has changed or gone since.
+    """
+    try:
+        is_same = _state_of(place.file) == place.state
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
+        raise CorruptFileError(
+            f"{place.file} has changed since it was opened.",
+            "Open the corpus again; do not replace one that is being read.",
+            path=place.file,
+        )
+    return np.memmap(place.file, place.dtype, "r", place.offset_bytes, place.shape)

@@ -146,7 +146,7 @@ def _encodable(
 ) -> Iterator[Block]:
     """Leave out documents that take too much memory to encode."""
     for block in blocks:
-        if max(map(len, block.texts), default=0) <= cutting.MOST_CHARACTERS:
+        if block.texts and max(map(len, block.texts)) <= cutting.MOST_CHARACTERS:
             yield block
             continue
         start = 0

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from engram.storage.machine_code import compiled
 
 # Below so many values a process waits longer for machine code than it saves.
-LEAST_VALUES = 2**18
+LEAST_VALUES = 2**17
 _STEPS = 127
 _MAGNITUDE, _INFINITE = 0x7FFFFFFF, 0x7F800000
 # Values below give reciprocals that are not finite, or lose bits.

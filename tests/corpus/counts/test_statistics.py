@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engram.corpus.counts import distinct as distinct_module
 from engram.corpus.counts import statistics as statistics_module
 from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.counts.statistics import Statistics
@@ -53,6 +54,31 @@ def test_remainders_by_primes_of_every_size(prime):
     for word, place in zip(words.tolist(), places.tolist(), strict=True):
         expected[word] |= 1 << place
     assert {word: int(bits[word]) for word in expected} == expected
+
+
+@pytest.mark.parametrize("most", [300, 1000, 3000])
+def test_a_sample_holds_no_word_of_an_earlier_level(monkeypatch, most):
+    """Words wait in piles while the level rises: they must not come into the sample later."""
+    monkeypatch.setattr(distinct_module, "_PILE_WORDS", 64)
+    rng = np.random.default_rng(most)
+    windows = DistinctWindows(2, 5000, most)
+    whole = np.empty((2, 0), np.uint32)
+    for _ in range(40):
+        slots = rng.integers(0, 5000, (2, 2000)).astype(np.uint32)
+        whole = np.concatenate([whole, slots], axis=1)
+        windows.add(slots)
+    merged = DistinctWindows(2, 5000, most)
+    for part in np.array_split(whole, 7, axis=1):
+        piece = DistinctWindows(2, 5000, 2**62, level=0)
+        piece.add(part)
+        merged.merge(piece.sets())
+    for found in (windows, merged):
+        assert found.level > 0
+        kept = np.concatenate([words for words, _ in found.sets()])
+        assert not (kept & np.uint64(2**found.level - 1)).any()
+    assert (windows.count(), windows.level) == (merged.count(), merged.level)
+    true = len(np.unique(whole[0].astype(np.int64) * 5000 + whole[1]))
+    assert windows.count() == pytest.approx(true, rel=2 * windows.relative_error)
 
 
 def test_too_many_distinct_are_estimated_within_the_error_stated():

@@ -113,6 +113,15 @@ def test_strings_of_added_tokens(tokenizer):
     assert fast.reference_documents == 5
 
 
+def test_added_tokens_that_begin_with_a_control_character(tokenizer):
+    copied = Tokenizer.from_str(tokenizer.to_str())
+    copied.add_tokens(["\0", "\0<|"])
+    fast = encoder_of(copied)
+    texts = ["plain words", "<|endoftext|>", "a\0b", "<|x", *LANGUAGES]
+    check(fast, copied, texts)
+    assert fast.reference_documents == 3
+
+
 def test_nfc():
     tokenizer = trained(normalizer=normalizers.Sequence([normalizers.NFC()]))
     texts = [unicodedata.normalize("NFD", text) for text in LANGUAGES]

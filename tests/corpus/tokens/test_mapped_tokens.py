@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engram.corpus.tokens.mapped_tokens import TokenShard
+from engram.errors import CorruptFileError
 
 TOKENS = np.random.default_rng(0).integers(0, 2**16, 5000, np.uint16)
 BOUNDS = np.array([0, 1200, 5000], np.int64)
@@ -38,3 +39,16 @@ def test_arrays_in_memory_are_pickled_themselves(mapped):
     there = pickle.loads(pickle.dumps(TokenShard("name", TOKENS[10:90], mapped[1] + 1)))
     assert np.array_equal(there.tokens, TOKENS[10:90])
     assert np.array_equal(there.bounds, BOUNDS + 1)
+
+
+@pytest.mark.parametrize("change", ["replaced", "shorter", "removed"])
+def test_a_file_that_has_changed_since_is_refused(mapped, tmp_path, change):
+    data = pickle.dumps(TokenShard("name", *mapped))
+    path = tmp_path / "tokens.npy"
+    if change == "removed":
+        path.unlink()
+    else:
+        np.save(tmp_path / "other.npy", TOKENS[::-1] if change == "replaced" else TOKENS[:9])
+        (tmp_path / "other.npy").replace(path)
+    with pytest.raises(CorruptFileError, match=r"tokens\.npy has changed"):
+        pickle.loads(data)
