@@ -64,7 +64,7 @@ def main() -> int:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}")
     names = given.names or [n for n in TITLES if not (given.quick and n in ONLY_LONG)]
     KEPT.mkdir(exist_ok=True)
-    if not given.quick and not given.only_page and not given.names:
+    if not given.quick and not given.only_page:
         (KEPT / "machine.json").write_text(json.dumps(describe_machine(), indent=2) + "\n")
     failed = [] if given.only_page else [n for n in names if not run(n, given)]
     if not given.quick:
@@ -137,6 +137,8 @@ def page() -> str:
         *(f"- {row['what']}: {_figure(row)}, promised {_promise(row)}." for row in missed),
         *([""] if missed else []),
     ]
+    if absent := [f"`bench_{name}.py`" for name in TITLES if name not in found]:
+        lines += [f"Not measured for this page: {', '.join(absent)}.", ""]
     for name, rows in found.items():
         lines += [
             f"## {TITLES[name]}",

@@ -73,6 +73,9 @@ def test_the_page_quotes_what_was_measured_and_names_what_was_missed(page, measu
     assert kept in lines
     assert "| 0.1 GB | at most 0.05 GB **missed** | another thing | a \\| peer |  |" in lines
     assert "| 1 x |  | a third | nothing promised |  |" in lines
+    absent = next(line for line in lines if line.startswith("Not measured"))
+    assert "`bench_corpus.py`" in absent
+    assert "hash" not in absent
 
 
 def test_runs_take_turns_and_the_first_call_does_not_count(measured):

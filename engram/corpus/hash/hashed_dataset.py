@@ -224,7 +224,8 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         no thread, which its forks would wait for.
         """
         if get_worker_info() is not None and "_hasher" not in self.__dict__:
-            loading = Thread(target=self._load, daemon=True)
+            # Not a daemon: a process that ends while code is being compiled would be aborted.
+            loading = Thread(target=self._load)
             loading.start()
             while loading.is_alive():
                 yield self._first_hasher

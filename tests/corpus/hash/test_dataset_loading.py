@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 
 import numpy as np
@@ -165,3 +166,17 @@ def test_threads_are_for_processes_of_their_own(monkeypatch):
     # What a process that was forked from this one sees.
     monkeypatch.setattr(fast_tokenise, "_PROCESS", -1)
     assert not fast_tokenise._may_use_threads()
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("source", ["folder"], indirect=True)
+def test_a_worker_that_is_stopped_at_once_ends_well(source, context):
+    """It is loading compiled code then, in a thread that must not be torn off."""
+    dataset = HashedDataset(source, CONFIG, window_tokens=T)
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=context)
+    stream = iter(loader)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    del stream
+    worker.join(30)
+    assert worker.exitcode == 0
