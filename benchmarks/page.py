@@ -103,7 +103,7 @@ def describe_machine() -> dict[str, Any]:
         "vectors": widest,
         "cores": os.cpu_count(),
         "memory_bytes": pages,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "limits": limits(),
