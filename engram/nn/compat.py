@@ -80,7 +80,27 @@ def _ddp_leaves_out() -> bool:
     return left_out == ["weight", "bias"]
 
 
+def _hooks_are_seen() -> bool:
+    model = nn.Linear(1, 1, device="meta")
+    seen = [is_plain(model, nn.Linear)]
+    for add in (
+        model.register_forward_hook,
+        model.register_forward_pre_hook,
+        model.register_full_backward_hook,
+        model.register_full_backward_pre_hook,
+    ):
+        hook = add(lambda *_: None)
+        seen.append(not is_plain(model, nn.Linear))
+        hook.remove()
+    return all(seen)
+
+
 SEAMS = (
+    Seam(
+        "Module._forward_hooks and its kin",
+        "calling the parts of a memory that have hooks",
+        _hooks_are_seen,
+    ),
     Seam("Tensor._version", "checking a token map again after it was written to", _versions_count),
     Seam("Tensor.data_ptr", "pinning a table on the host again after it moved", _addresses_differ),
     Seam(
