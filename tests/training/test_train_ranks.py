@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from statistics import mean
 
 import pytest
 import torch
@@ -31,12 +32,12 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def attached(text, tmp_path_factory):
-    """Return a folder of a trained memory, whose gradients are no rounding noise."""
+    """Return a folder of a memory that learns still, whose gradients are no rounding noise."""
     base = tiny.family_folders("llama", tmp_path_factory)[0]
     folder = tmp_path_factory.mktemp("paper")
     tiny.attached_model(base, folder / "attached", init="paper")
     rank_jobs.train_folder(
-        folder / "attached", folder / "trained", text, "whole", steps=60, batch=4, lr=1e-2
+        folder / "attached", folder / "trained", text, "whole", steps=12, batch=4, lr=1e-2
     )
     return folder / "trained"
 
@@ -54,7 +55,7 @@ def test_two_processes_train_as_one(attached, text, tmp_path, tables):
     )
     one = rank_jobs.train_folder(attached, tmp_path / "one", text, "whole", **options, batch=4)
     assert len(one) == 20
-    assert one[-1] < one[0] - 0.02
+    assert mean(one[-5:]) < mean(one[:5]) - 0.02
     assert two[0] == two[1]
     assert two[0] == pytest.approx(one, rel=1e-6)
     start = engram.load(attached).state_dict()
