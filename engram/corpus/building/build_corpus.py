@@ -223,7 +223,8 @@ class BuildPlan:
             )
             fresh_tokens, resumed_units = 0, len(manifest["units"])
         else:
-            do = engine or (lambda tasks, report: run_local(tasks, workers, report))
+            loaded = self.tokenizer if self.tokenizer.path else None
+            do = engine or (lambda tasks, report: run_local(tasks, workers, report, loaded))
             fresh_tokens, resumed_units, notes = self._build(job, do, progress)
             manifest = read_manifest(folder)
         return BuiltCorpus(

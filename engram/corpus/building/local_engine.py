@@ -1,8 +1,10 @@
 """Does units of work in processes on this machine."""
 
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -11,13 +13,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.building.unit_work import (
     Report,
     UnitResult,
     UnitTask,
     encode_unit,
+    hold_tokenizer,
     write_unit,
     write_units,
 )
@@ -37,18 +42,23 @@ class WorkerLostError(EngramError):
 
 
 def run_local(
-    tasks: Sequence[UnitTask], workers: int, report: Report
+    tasks: Sequence[UnitTask],
+    workers: int,
+    report: Report,
+    tokenizer: TokenizerFile | None = None,
 ) -> Iterator[tuple[int, UnitResult]]:
     """Do units, several at a time.
 
-    When one fails, units in progress are still finished, so that a resumed build does not repeat
-    them. When the caller stops, the processes are killed.
+    On Linux the processes are forks of this one, which has loaded all modules and the tokenizer
+    already, unless it has other threads. When a unit fails, those in progress are still finished,
+    so that a resumed build does not repeat them. When the caller stops, the processes are killed.
 
     Args:
         tasks: The units.
         workers: Processes; with one, the work is done in this process, which then encodes with
             RAYON_NUM_THREADS threads.
         report: Called with the bytes of all the units that were read so far.
+        tokenizer: The tokenizer of the units if it is loaded.
 
     Yields:
         The index and result of each unit when it is done.
@@ -60,17 +70,24 @@ def run_local(
     if min(workers, len(tasks)) <= 1 or any(s.path is None for t in tasks for s in t.sources):
         yield from write_units(tasks, map(encode_unit, tasks), report)
         return
-    # A forked process would lack the threads of the tokenizers.
-    spawn = multiprocessing.get_context("spawn")
-    read_bytes = spawn.RawArray("q", len(tasks))
+    threads = max(1, workers // len(tasks))
+    is_forked = threads == 1 and _may_fork()
+    context = multiprocessing.get_context("fork" if is_forked else "spawn")
+    read_bytes = context.RawArray("q", len(tasks))
     started: list[Any] = []
     idle: list[Connection] = []
     try:
         with _interrupts_blocked():
             for _ in range(min(workers, len(tasks))):
-                here, there = spawn.Pipe()
-                arguments = there, max(1, workers // len(tasks)), read_bytes
-                started.append(spawn.Process(target=_work, args=arguments, daemon=True))
+                here, there = context.Pipe()
+                words = (there, tokenizer) if is_forked else (there, threads)
+                started.append(
+                    context.Process(
+                        target=_work_as_fork if is_forked else _work,
+                        args=(*words, read_bytes),
+                        daemon=True,
+                    )
+                )
                 started[-1].start()
                 there.close()
                 idle.append(here)
@@ -81,6 +98,15 @@ def run_local(
             if process.pid is not None:
                 process.kill()
                 process.join()
+
+
+def _may_fork() -> bool:
+    """Whether a fork of this process can work: it lacks all threads but the one that forks."""
+    return (
+        sys.platform == "linux"
+        and threading.active_count() == 1
+        and "gigatoken" not in sys.modules  # its threads cannot be told from numpy's
+    )
 
 
 def _deal(
@@ -154,6 +180,22 @@ def _lost_if_closed() -> Iterator[None]:
             "Run the command again with --resume, and with a smaller -j (in Python, fewer workers) "
             "if memory is short.",
         ) from error
+
+
+def _work_as_fork(pipe: Connection, tokenizer: TokenizerFile | None, read_bytes: Any) -> None:
+    """Do units in a forked process; see `_work`."""
+    parent: Any = multiprocessing.parent_process()
+    # The lock of the build among them, which must end with the parent.
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        if (number := int(entry.name)) not in (0, 1, 2, pipe.fileno(), parent.sentinel):
+            with suppress(OSError):  # that of the listing is closed already
+                os.close(number)
+    gc.freeze()  # The parent's files are not to be closed again.
+    # The parent may have encoded with threads, which are not here.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if tokenizer is not None:
+        hold_tokenizer(tokenizer)
+    _work(pipe, 1, read_bytes)
 
 
 def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:

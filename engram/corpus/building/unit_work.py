@@ -37,6 +37,7 @@ Report = Callable[[int], None]
 _ARRAYS = ("tokens", "lengths")
 # A process encodes all units with the same tokenizer.
 _fast_encoder = lru_cache(maxsize=1)(fast_encoder)
+_held: list[TokenizerFile] = []
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,14 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | Notes]:
     yield from encode(reader, reader.blocks(), tokenizer, chosen)
 
 
+def hold_tokenizer(tokenizer: TokenizerFile) -> None:
+    """Have the units of this process encoded with a tokenizer that is loaded already."""
+    _held[:] = [tokenizer]
+
+
 @lru_cache(maxsize=1)
 def _tokenizer(name: str, sha256: str) -> TokenizerFile:
-    tokenizer = load_tokenizer(name)
+    tokenizer = _held[0] if _held else load_tokenizer(name)
     check_digest(tokenizer, name, sha256)
     return tokenizer
 

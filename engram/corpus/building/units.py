@@ -16,6 +16,9 @@ from engram.corpus.text.streams import open_source
 from engram.errors import InputError
 
 UNIT_BYTES = 2**22
+# A short text is cut smaller, so that workers that share it end at about the same time.
+_LEAST_BYTES = 2**20
+_LEAST_UNITS = 32
 # The next end of a document is near, mostly.
 _BLOCK_BYTES = 2**14
 
@@ -29,16 +32,20 @@ def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_B
 
     A plain file is cut at the first end of a document after every `unit_bytes`, a .parquet between
     row groups, an .arrow between record batches; compressed files, and files that are one document
-    each, stay whole. Small files share a unit.
+    each, stay whole. Small files share a unit. A text of few units is cut into more of them, which
+    are not below 1 MiB.
 
     Args:
         sources: The files.
         split: The end of a document in plain text.
-        unit_bytes: Approximate bytes per unit.
+        unit_bytes: Approximate bytes per unit of a long text.
 
     Returns:
         The units. Their documents, in order, are those of the sources.
     """
+    total = sum(source.size_bytes or 0 for source in sources)
+    if total > 2 * unit_bytes:
+        unit_bytes = min(unit_bytes, max(_LEAST_BYTES, total // _LEAST_UNITS))
     parts = (part for source in sources for part in _parts(source, split, unit_bytes))
     return list(map(tuple, grouped(parts, lambda part: part.size_bytes or 0, unit_bytes)))
 

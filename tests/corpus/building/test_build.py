@@ -21,7 +21,7 @@ import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.building import build_corpus as build_module
-from engram.corpus.building import unit_work
+from engram.corpus.building import local_engine, unit_work
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.local_engine import WorkerLostError
 from engram.corpus.building.units import plan_units
@@ -168,6 +168,23 @@ def test_bytes_do_not_depend_on_workers(tmp_path):
     for workers in (1, 2, 3):
         build_small(paths, tmp_path / f"{workers}", workers=workers, unit_bytes=9000)
     assert digests(tmp_path / "1") == digests(tmp_path / "2") == digests(tmp_path / "3")
+
+
+def test_a_process_with_other_threads_is_not_forked(monkeypatch):
+    monkeypatch.delitem(sys.modules, "gigatoken", raising=False)
+    monkeypatch.setattr(local_engine.threading, "active_count", lambda: 1)
+    assert local_engine._may_fork() == (sys.platform == "linux")
+    with monkeypatch.context() as patch:
+        patch.setattr(local_engine.threading, "active_count", lambda: 2)
+        assert not local_engine._may_fork()
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    assert not local_engine._may_fork()
+
+
+def test_a_text_of_few_units_is_cut_into_more(tmp_path):
+    sources, _ = find_sources(text_file(tmp_path, text="A line of text.\n\n" * 2**18))
+    assert len(plan_units(sources, "paragraph", 2**22)) == 2
+    assert len(plan_units(sources, "paragraph", 2**21)) == 5
 
 
 @pytest.mark.parametrize("workers", [1, 2])
