@@ -17,8 +17,8 @@ from engram.errors import InputError
 
 UNIT_BYTES = 2**22
 # A short text is cut smaller, so that workers that share it end at about the same time.
-_LEAST_BYTES = 2**20
-_LEAST_UNITS = 32
+_LEAST_BYTES = 2**19
+_LEAST_UNITS = 64
 # The next end of a document is near, mostly.
 _BLOCK_BYTES = 2**14
 
@@ -33,7 +33,7 @@ def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_B
     A plain file is cut at the first end of a document after every `unit_bytes`, a .parquet between
     row groups, an .arrow between record batches; compressed files, and files that are one document
     each, stay whole. Small files share a unit. A text of few units is cut into more of them, which
-    are not below 1 MiB.
+    are not below 512 KiB.
 
     Args:
         sources: The files.

@@ -184,7 +184,7 @@ def test_a_process_with_other_threads_is_not_forked(monkeypatch):
 def test_a_text_of_few_units_is_cut_into_more(tmp_path):
     sources, _ = find_sources(text_file(tmp_path, text="A line of text.\n\n" * 2**18))
     assert len(plan_units(sources, "paragraph", 2**22)) == 2
-    assert len(plan_units(sources, "paragraph", 2**21)) == 5
+    assert len(plan_units(sources, "paragraph", 2**21)) == 9
 
 
 @pytest.mark.parametrize("workers", [1, 2])
