@@ -13,18 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.hashing import Form, Hasher
+from engram.corpus.hash.digested_files import DigestedFiles
 from engram.corpus.hash.hash_options import Format, HashOptions
 from engram.corpus.results.manifests import DIGESTS_SHAPE
 from engram.corpus.tokens import token_shards
 from engram.corpus.tokens.tokenise import Tokens, cut_batches, token_dtype
 from engram.errors import MissingPackageError
-from engram.storage.files import are_as_digested, sha256_of, write_json
+from engram.storage.files import are_as_digested, write_json
 from engram.storage.json_files import find_json, read_json
 
 TOKEN_MAP = "token_map.npy"
 _CHUNK_TOKENS = 2**16
-# Flushes to disk in steps of this size, since a flush cannot be interrupted.
-_SYNCED_BYTES = 2**26
+# For a shard of this many, loading the compiled hash pays.
+_COMPILED_TOKENS = 2**20
 
 
 def ids_dtype(addresses: Addresses) -> np.dtype[Any]:
@@ -99,6 +101,7 @@ class HashWriter(token_shards.DocumentShards):
         super().__init__(work, vocab_size, options.shard_tokens)
         self.resumed = 0
         self._format, self._addresses = options.format, addresses
+        self._hasher: Hasher | None = None
         self._threads, self._pool = threads, ThreadPoolExecutor(threads)
         self._running: deque[Future[bool]] = deque()
         self._is_stopped = False
@@ -106,21 +109,23 @@ class HashWriter(token_shards.DocumentShards):
     def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
         while len(self._running) >= self._threads:
             self.resumed += self._running.popleft().result()
+        if self._hasher is None:
+            form: Form = "numba" if len(tokens) >= _COMPILED_TOKENS else "auto"
+            self._hasher = Hasher(self._addresses, form=form)
         documents = sum(shard["documents"] for shard in self.shards)
         shard = Shard(len(self.shards), tokens, boundaries, documents)
-        self._running.append(self._pool.submit(self._do, shard))
+        self._running.append(self._pool.submit(self._do, self._hasher, shard))
         return shard_names(shard.index, self._format)
 
-    def _do(self, shard: Shard) -> bool:
+    def _do(self, hasher: Hasher, shard: Shard) -> bool:
         """Write a shard; return whether it existed already."""
         self._check_going()
         digests = find_json(self._record(shard.index), DIGESTS_SHAPE)
         if digests is not None and are_as_digested(self._folder, digests, self._check_going):
             return True
-        write_shard(self._folder, self._addresses, shard, self._format, self._check_going)
-        names = shard_names(shard.index, self._format).values()
-        digests = {name: sha256_of(self._folder / name, self._check_going) for name in names}
-        write_json(self._record(shard.index), digests)
+        files = DigestedFiles(self._folder)
+        write_shard(files, hasher, shard, self._format, self._check_going)
+        write_json(self._record(shard.index), files.digests)
         return False
 
     def _check_going(self) -> None:
@@ -155,46 +160,42 @@ class HashWriter(token_shards.DocumentShards):
 
 
 def write_shard(
-    folder: Path, addresses: Addresses, shard: Shard, format: Format, step: Callable[[], None]
+    files: DigestedFiles, hasher: Hasher, shard: Shard, format: Format, step: Callable[[], None]
 ) -> None:
     """Hash a shard and write its files.
 
     Args:
-        folder: The output folder.
-        addresses: The memory's constants.
+        files: The output folder.
+        hasher: Hashes its tokens; shards can share one.
         shard: The documents.
         format: npy or parquet.
         step: Called for every chunk of tokens; an exception in it ends the work.
     """
     names = shard_names(shard.index, format)
     if format == "parquet":
-        _write_parquet(folder / names["file"], addresses, shard, step)
+        with files.open(names["file"]) as file:
+            _write_parquet(file, hasher, shard, step)
         return
-    token_shards.save_array(folder / names["tokens_file"], shard.tokens)
-    token_shards.save_array(folder / names["documents_file"], shard.boundaries)
-    size = len(shard.tokens)
+    with files.open(names["tokens_file"]) as file:
+        token_shards.write_array(file, shard.tokens)
+    with files.open(names["documents_file"]) as file:
+        token_shards.write_array(file, shard.boundaries)
+    addresses, size = hasher.addresses, len(shard.tokens)
     shape = (size, len(addresses.layers), addresses.n_columns)
     header = {"descr": ids_dtype(addresses).str, "fortran_order": False, "shape": shape}
     cuts = range(_CHUNK_TOKENS, size + _CHUNK_TOKENS, _CHUNK_TOKENS)
-    with (folder / names["ids_file"]).open("wb") as file:
+    with files.open(names["ids_file"]) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        unsynced_bytes = 0
-        for ids in _hash(addresses, shard, cuts):
+        for ids in _hash(hasher, shard, cuts):
             file.write(ids.data)
-            unsynced_bytes += ids.nbytes
-            if unsynced_bytes > _SYNCED_BYTES:
-                token_shards.sync(file)
-                unsynced_bytes = 0
             step()
-        token_shards.sync(file)
 
 
-def _write_parquet(
-    path: Path, addresses: Addresses, shard: Shard, step: Callable[[], None]
-) -> None:
+def _write_parquet(file: Any, hasher: Hasher, shard: Shard, step: Callable[[], None]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    addresses = hasher.addresses
     columns = len(addresses.layers) * addresses.n_columns
     boundaries, tokens = shard.boundaries, shard.tokens
     # Lists with 64-bit lengths: one long document can have more than 2^31 ids.
@@ -208,30 +209,26 @@ def _write_parquet(
     array_of = pa.LargeListArray.from_arrays
     # A row group holds whole documents, about a chunk of tokens.
     cuts = cut_batches(boundaries, _CHUNK_TOKENS)
-    with path.open("wb") as file:
-        with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
-            hashed = _hash(addresses, shard, boundaries[cuts[1:]])
-            for (first, end), ids in zip(pairwise(cuts), hashed, strict=True):
-                offsets = boundaries[first : end + 1] - boundaries[first]
-                arrays = [
-                    pa.array(np.arange(first, end, dtype=np.int64) + shard.first_document),
-                    array_of(offsets, tokens[boundaries[first] : boundaries[end]]),
-                    array_of(offsets * columns, ids.reshape(-1)),
-                ]
-                writer.write_table(pa.table(arrays, schema=schema))
-                step()
-        token_shards.sync(file)
+    with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
+        hashed = _hash(hasher, shard, boundaries[cuts[1:]])
+        for (first, end), ids in zip(pairwise(cuts), hashed, strict=True):
+            offsets = boundaries[first : end + 1] - boundaries[first]
+            arrays = [
+                pa.array(np.arange(first, end, dtype=np.int64) + shard.first_document),
+                array_of(offsets, tokens[boundaries[first] : boundaries[end]]),
+                array_of(offsets * columns, ids.reshape(-1)),
+            ]
+            writer.write_table(pa.table(arrays, schema=schema))
+            step()
 
 
-def _hash(addresses: Addresses, shard: Shard, cuts: Any) -> Iterator[NDArray[Any]]:
+def _hash(hasher: Hasher, shard: Shard, cuts: Any) -> Iterator[NDArray[Any]]:
     """Hash tokens up to each cut in turn.
 
     Yields:
         Ids without offsets ``[chunk, L, C]``, in an array that the next ones overwrite.
     """
-    from engram.addressing.hashing import Hasher
-
-    tokens, hasher = shard.tokens, Hasher(addresses)
+    tokens, addresses = shard.tokens, hasher.addresses
     shape = (len(addresses.layers), addresses.n_columns)
     buffer = np.empty((1, _CHUNK_TOKENS, *shape), ids_dtype(addresses))
     starts = np.zeros(len(tokens) + 1, dtype=bool)

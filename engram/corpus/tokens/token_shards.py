@@ -167,11 +167,16 @@ def check_digest(tokenizer: TokenizerFile, name: str, sha256: str) -> None:
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an .npy file and flush it to disk."""
     with path.open("wb") as file:
-        # Not `write_array`, whose error on a full disk does not mention the disk.
-        header = np.lib.format.header_data_from_array_1_0(array)
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(np.ascontiguousarray(array).data)
+        write_array(file, array)
         sync(file)
+
+
+def write_array(file: Any, array: NDArray[Any]) -> None:
+    """Write the bytes of an .npy file."""
+    # Not numpy's `write_array`, whose error on a full disk does not mention the disk.
+    header = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(np.ascontiguousarray(array).data)
 
 
 def sync(file: Any) -> None:
