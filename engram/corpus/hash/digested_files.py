@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class DigestedFiles:
     @contextmanager
     def open(self, name: str) -> Iterator[io.FileIO]:
         """Open a file to be written from start to end; it is flushed to disk after the block."""
-        with _DigestedFile(self._folder / name) as file:
+        with ThreadPoolExecutor(1) as thread, _DigestedFile(self._folder / name, thread) as file:
             yield file
             token_shards.sync(file)
         self.digests[name] = file.digest.hexdigest()
@@ -40,22 +41,24 @@ class DigestedFiles:
 class _DigestedFile(io.FileIO):
     """A file without a buffer: a digest of few large pieces is fastest."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
         super().__init__(path, "wb")
         self.digest = hashlib.sha256()
+        self._thread = thread
         self._back = WriteBack(self.fileno())
         self._unsynced_bytes = 0
 
     def write(self, data: Any) -> int:
-        """Write all of `data`."""
+        """Write all of `data`, and take its digest at the same time."""
         left = memoryview(data)
         size_bytes = left.nbytes
         if not size_bytes:
             return 0
         left = left.cast("B")
-        self.digest.update(left)
+        digesting = self._thread.submit(self.digest.update, left)
         while left:
             left = left[super().write(left) :]
+        digesting.result()
         self._back.wrote(size_bytes)
         self._unsynced_bytes += size_bytes
         if self._unsynced_bytes > _SYNCED_BYTES:
