@@ -3,7 +3,9 @@
 All read the same text with two workers: paragraphs of plain text, for datatrove the same documents
 as JSON lines in two files. `datasets` encodes with `tokenizers`, without offsets, which is the
 fastest that it does. ``--lay-peers`` installs the peers under .range/; one that is missing is
-left out, with a sentence. Ours runs with gigatoken and, as if it were not installed, without.
+left out, with a sentence. Ours runs with gigatoken and, as if it were not installed, without; what
+it cannot be faster than without is `tokenizers` itself, which encodes the same documents in as many
+processes and keeps nothing.
 
     python benchmarks/bench_build.py --megabytes 20
 """
@@ -11,13 +13,16 @@ left out, with a sentence. Ours runs with gigatoken and, as if it were not insta
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
@@ -65,7 +70,34 @@ def run_datatrove(documents: str, tokenizer: str, folder: str) -> None:
     ).run()
 
 
-PEERS = {"datasets": run_datasets, "datatrove": run_datatrove}
+@cache
+def encoder_of(tokenizer: str) -> Any:
+    """Return the tokenizer of a process."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(tokenizer)
+
+
+def encode(tokenizer: str, lines: list[str]) -> None:
+    """Encode documents, and keep nothing."""
+    texts = [json.loads(line)["text"] for line in lines]
+    encoder_of(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
+
+
+def run_bare(documents: str, tokenizer: str, folder: str) -> None:
+    """Encode with `tokenizers` alone; `folder` stays empty."""
+    lines = [it for file in sorted(Path(documents).iterdir()) for it in file.open(encoding="utf-8")]
+    parts = [lines[begin : begin + 1000] for begin in range(0, len(lines), 1000)]
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    with multiprocessing.Pool(WORKERS) as pool:
+        for _ in pool.imap_unordered(partial(encode, tokenizer), parts):
+            pass
+
+
+Run = Callable[[str, str, str], None]
+PEERS: dict[str, Run] = {"datasets": run_datasets, "datatrove": run_datatrove}
+LIMIT = "tokenizers alone"
+RUNS: dict[str, Run] = {**PEERS, LIMIT: run_bare}
 
 
 def environment(*before: Path) -> dict[str, str]:
@@ -108,17 +140,20 @@ def runs_of(folder: Path, tokenizer: Path) -> Iterator[tuple[str, list[str], dic
     ours += ["-o", str(folder / "corpus")]
     yield "gigatoken", ours, environment()
     yield "tokenizers", ours, environment(without)
-    for name in PEERS:
-        if subprocess.run(
-            [sys.executable, "-c", f"import {name}"], env=environment(), capture_output=True
-        ).returncode:
+    for name in RUNS:
+        if (
+            name in PEERS
+            and subprocess.run(
+                [sys.executable, "-c", f"import {name}"], env=environment(), capture_output=True
+            ).returncode
+        ):
             print(f"{name} is not installed, and left out: --lay-peers installs it.")
             continue
         text = folder / ("text.txt" if name == "datasets" else "json")
         yield (
             name,
             [sys.executable, __file__, "--peer", name, str(text), str(tokenizer)],
-            (environment()),
+            environment(),
         )
 
 
@@ -133,7 +168,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.peer:
         with tempfile.TemporaryDirectory() as name:
-            PEERS[args.peer[0]](*args.peer[1:], name)
+            RUNS[args.peer[0]](*args.peer[1:], name)
         return
     if args.lay_peers:
         lay(LAID, PINS)
@@ -156,6 +191,17 @@ def main() -> None:
             note=f"seconds: {min(seconds[engine]):.2f}, {peer} {min(seconds[peer]):.2f}",
         )
         for engine, promise in PROMISES.items()
+        for peer in PEERS
+        if peer in seconds
+    ]
+    ratios += [
+        Ratio(
+            key=f"build-limit-{peer}",
+            what=f"limit without gigatoken: {LIMIT}, {WORKERS} processes",
+            against=peer,
+            rounds=times_as_fast(seconds[peer], seconds[LIMIT]),
+            note=f"{min(seconds[LIMIT]):.2f} s",
+        )
         for peer in PEERS
         if peer in seconds
     ]

@@ -165,7 +165,8 @@ def tokens_per_second(dataset: Any, tokens: int) -> float:
     begin = time.perf_counter()
     for _ in range(count):
         next(windows)
-    return count * WINDOW / (time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    return float(count * WINDOW / seconds)
 
 
 def first_seconds(dataset: Any, start: str) -> float:

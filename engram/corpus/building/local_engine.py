@@ -72,7 +72,7 @@ def run_local(
         return
     threads = max(1, workers // len(tasks))
     is_forked = threads == 1 and _may_fork()
-    context = multiprocessing.get_context("fork" if is_forked else "spawn")
+    context: Any = multiprocessing.get_context("fork" if is_forked else "spawn")
     read_bytes = context.RawArray("q", len(tasks))
     started: list[Any] = []
     idle: list[Connection] = []
