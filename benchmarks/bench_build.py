@@ -167,8 +167,9 @@ def main() -> None:
     parser.add_argument("--peer", nargs=3, help="run one of them, on a text with a tokenizer")
     args = parser.parse_args()
     if args.peer:
+        peer, source, tokenizer = args.peer
         with tempfile.TemporaryDirectory() as name:
-            RUNS[args.peer[0]](*args.peer[1:], name)
+            RUNS[peer](source, tokenizer, name)
         return
     if args.lay_peers:
         lay(LAID, PINS)
