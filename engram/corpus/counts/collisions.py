@@ -69,8 +69,8 @@ def order_rows(
     """
     distinct = windows.count()
     if not windows.is_exact or not distinct:
-        hits = (0,) * len(primes) if windows.is_exact else None
-        return OrderRows(hits, _estimate(order, distinct, primes))
+        none = (0,) * len(primes) if windows.is_exact else None
+        return OrderRows(none, _estimate(order, distinct, primes))
     from engram.corpus.counts import count_kernels
 
     mixes = windows.mixes(np.array(multipliers[:order], dtype=np.uint64))
