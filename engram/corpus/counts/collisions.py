@@ -58,8 +58,8 @@ def order_rows(
 ) -> OrderRows:
     """Count the rows and collisions of one layer and order; estimate those of a sample.
 
-    Memory: up to 26 bytes for each distinct n-gram, and one for each row of one head, on every
-    thread that does this at the same time.
+    Memory: 10 bytes for each distinct n-gram, up to 24 where some do not collide, and one for each
+    row of one head, on every thread that does this at the same time.
 
     Args:
         order: n of the n-grams.
@@ -69,44 +69,55 @@ def order_rows(
     """
     distinct = windows.count()
     if not windows.is_exact or not distinct:
-        hits = (0,) * len(primes) if windows.is_exact else None
-        return OrderRows(hits, _estimate(order, distinct, primes))
+        none = (0,) * len(primes) if windows.is_exact else None
+        return OrderRows(none, _estimate(order, distinct, primes))
     from engram.corpus.counts import count_kernels
 
     mixes = windows.mixes(np.array(multipliers[:order], dtype=np.uint64))
-    shared: Any = np.zeros(distinct, np.uint8 if len(primes) < 2**8 else np.uint16)
-    hit = []
+    # In how many heads an n-gram is alone in its row.
+    alone: Any = None
+    hits = []
     for prime in primes:
         taken = np.zeros(prime, np.uint8)
-        count_kernels.share_rows(mixes, np.uint64(prime), taken, shared)
-        hit.append(int(np.count_nonzero(taken)))
-    any_head, every_head = shared > 0, shared == len(primes)
-    counts = windows.times()
-    occurred = int(counts.sum(dtype=np.uint64))
+        is_full = count_kernels.fill_rows(mixes, np.uint64(prime), taken)
+        hits.append(prime if is_full else int(np.count_nonzero(taken)))
+        if not is_full and (taken == 1).any():
+            if alone is None:
+                alone = np.zeros(distinct, np.uint8 if len(primes) < 2**8 else np.uint16)
+            count_kernels.count_alone(mixes, np.uint64(prime), taken, alone)
+    product = math.prod(primes)
+    if alone is None:
+        same = _same_rows(mixes, product) / distinct
+        return OrderRows(tuple(hits), OrderCollisions(order, 1.0, 1.0, same, 1.0, 1.0, "exact"))
+    any_head, every_head = alone < len(primes), alone == 0
+    times = windows.times()
+    occurred = int(times.sum(dtype=np.uint64))
     collisions = OrderCollisions(
         order=order,
         any_head=int(any_head.sum()) / distinct,
         every_head=int(every_head.sum()) / distinct,
-        same_rows=_same_rows(mixes[every_head], math.prod(primes)) / distinct,
-        occurrences_any_head=int(counts[any_head].sum(dtype=np.uint64)) / occurred,
-        occurrences_every_head=int(counts[every_head].sum(dtype=np.uint64)) / occurred,
+        same_rows=_same_rows(mixes[every_head], product) / distinct,
+        occurrences_any_head=int(times.sum(where=any_head, dtype=np.uint64)) / occurred,
+        occurrences_every_head=int(times.sum(where=every_head, dtype=np.uint64)) / occurred,
         kind="exact",
     )
-    return OrderRows(tuple(hit), collisions)
+    return OrderRows(tuple(hits), collisions)
 
 
 def _same_rows(mixes: Any, product: int) -> int:
     """Return how many n-grams have the rows of another in all heads.
 
     Args:
-        mixes: Mixes of the n-grams that share their row of every head.
+        mixes: Mixes of the n-grams that share their row of every head; written to.
         product: Product of the primes: mixes of equal rows in all heads leave the same remainder.
     """
-    keys = mixes if product >= _MIXES else mixes % np.uint64(product)
-    keys.sort()
-    equal = keys[1:] == keys[:-1]
-    same = np.concatenate([equal, [False]]) | np.concatenate([[False], equal])
-    return int(same.sum())
+    if product < _MIXES:
+        mixes %= np.uint64(product)
+    mixes.sort()
+    equal = mixes[1:] == mixes[:-1]
+    # Each of a run of equal mixes but its first, and the firsts.
+    firsts = np.count_nonzero(equal[1:] & ~equal[:-1]) + np.count_nonzero(equal[:1])
+    return int(np.count_nonzero(equal) + firsts)
 
 
 def _estimate(order: int, distinct: int, primes: Sequence[int]) -> OrderCollisions:

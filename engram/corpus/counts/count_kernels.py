@@ -93,26 +93,47 @@ def _remainders(mixes: Any, prime: Any, rows: Any) -> None:
 
 
 @_kernel
-def share_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
-    """Add one to the counts of the n-grams that share their row of one head with another.
+def fill_rows(mixes: Any, prime: Any, taken: Any) -> Any:
+    """Count the n-grams of each row of one head, until every row has two.
 
     Args:
         mixes: Mixes of distinct n-grams, uint64 ``[n]``.
         prime: Rows of the head, uint64.
         taken: Zeros, uint8 ``[prime]``; becomes the number of n-grams of each row, 2 for more.
-        shared: Increased by one where the row is shared, uint8 ``[n]``.
+
+    Returns:
+        Whether every row has two or more.
+    """
+    rows = np.empty(_CHUNK, dtype=np.uint64)
+    filled = 0
+    for begin in range(0, len(mixes), _CHUNK):
+        chunk = mixes[begin : begin + _CHUNK]
+        _remainders(chunk, prime, rows)
+        for i in range(len(chunk)):
+            taken[rows[i]] += taken[rows[i]] < 2
+        while filled < len(taken) and taken[filled] == 2:
+            filled += 1
+        if filled == len(taken):
+            return True
+    return False
+
+
+@_kernel
+def count_alone(mixes: Any, prime: Any, taken: Any, alone: Any) -> None:
+    """Add one to the counts of the n-grams that are alone in their row of one head.
+
+    Args:
+        mixes: Mixes of distinct n-grams, uint64 ``[n]``.
+        prime: Rows of the head, uint64.
+        taken: The number of n-grams of each row, from `fill_rows`.
+        alone: Increased by one where the row has no other, unsigned ``[n]``.
     """
     rows = np.empty(_CHUNK, dtype=np.uint64)
     for begin in range(0, len(mixes), _CHUNK):
         chunk = mixes[begin : begin + _CHUNK]
         _remainders(chunk, prime, rows)
         for i in range(len(chunk)):
-            taken[rows[i]] += taken[rows[i]] < 2
-    for begin in range(0, len(mixes), _CHUNK):
-        chunk = mixes[begin : begin + _CHUNK]
-        _remainders(chunk, prime, rows)
-        for i in range(len(chunk)):
-            shared[begin + i] += taken[rows[i]] == 2
+            alone[begin + i] += taken[rows[i]] == 1
 
 
 @_kernel

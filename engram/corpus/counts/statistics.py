@@ -6,9 +6,11 @@ Distinct n-grams are those that the layout reads (compressed ids, the fill inclu
 not depend on the layer; rows do.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +25,8 @@ from engram.errors import InputError
 from engram.growth import Growth, pieces
 
 _CHUNK = 2**16
+# An order that grows its tables falls behind for so many batches without stopping the others.
+_MOST_WAITING = 4
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,9 @@ class Statistics:
             for order in addresses.orders
         ]
         self._pool = ThreadPoolExecutor(threads)
+        # Each counts the batches of its orders one after the other.
+        self._counters = [ThreadPoolExecutor(1) for _ in self._orders[:threads]]
+        self._waiting: deque[tuple[Piece, list[Future[int | None]]]] = deque()
         self._tokens = 0
 
     def add(self, batch: TokenBatch) -> None:
@@ -129,6 +136,7 @@ class Statistics:
     @property
     def levels(self) -> dict[int, int]:
         """Sampling levels: how often the n-grams of each order were halved."""
+        self._wait()
         return {counts.order: counts.windows.level for counts in self._orders}
 
     def part(self, batch: TokenBatch, begin: int, end: int) -> PartialStatistics:
@@ -136,6 +144,7 @@ class Statistics:
         ids, boundaries = self._ids(batch)
         cuts = [(first, min(first + _CHUNK, end)) for first in range(begin, end, _CHUNK)]
         self._count(ids, boundaries, cuts)
+        self._wait()
         return PartialStatistics(
             tokens=end - begin,
             distinct={counts.order: counts.windows.sets() for counts in self._orders},
@@ -151,6 +160,7 @@ class Statistics:
 
         The result is the same as if the piece had been added.
         """
+        self._wait()
         self._tokens += part.tokens
         layers = self.addresses.layers
 
@@ -183,24 +193,35 @@ class Statistics:
     def _count(
         self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], cuts: list[tuple[int, int]]
     ) -> None:
-        """Count pieces of documents, each order and each bitmap on one thread."""
+        """Begin to count pieces of documents, each order on one thread."""
         piece = Piece(ids, boundaries, self.addresses.fill, cuts)
-        starts = self._pool.map(lambda counts: counts.add(piece), self._orders)
-        marking = [
-            (rows, begin)
-            for counts, begin in zip(self._orders, starts, strict=True)
-            if begin is not None
-            for rows in counts.rows
-        ]
-        list(self._pool.map(lambda item: item[0].add(piece, item[1]), marking))
+        self._wait(_MOST_WAITING)
+        counters = cycle(self._counters)
+        counting = [next(counters).submit(counts.add, piece) for counts in self._orders]
+        self._waiting.append((piece, counting))
+
+    def _wait(self, most: int = 0) -> None:
+        """Wait until at most so many batches are being counted; mark the rows of the others."""
+        while len(self._waiting) > most:
+            piece, counting = self._waiting.popleft()
+            starts = [future.result() for future in counting]
+            marking = [
+                (rows, begin)
+                for counts, begin in zip(self._orders, starts, strict=True)
+                if begin is not None
+                for rows in counts.rows
+            ]
+            list(self._pool.map(lambda item, piece=piece: item[0].add(piece, item[1]), marking))
 
     def growth(self) -> tuple[Growth, ...]:
         """Return the growth curve of the distinct n-grams of each order."""
+        self._wait()
         return tuple(self._pool.map(OrderCounts.growth, self._orders))
 
     def layers(self) -> tuple[LayerStatistics, ...]:
         """Return the statistics of everything added so far."""
         addresses = self.addresses
+        self._wait()
         # Settles the sets, since they are then read in parallel.
         list(self._pool.map(lambda counts: counts.windows.count(), self._orders))
         # The longest tasks first; they take more memory than the sets.

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ from engram.corpus.hash.hash_shards import (
     check_format,
     ids_dtype,
 )
-from engram.corpus.hash.hashed_text import SCHEMA, HashCounts, HashedText, count_tokens
+from engram.corpus.hash.hashed_text import SCHEMA, HashCounts, HashedText, count_tokens, some_ahead
 from engram.corpus.ray.ray_engine import RayEngine
 from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA
 from engram.corpus.results.result_folder import (
@@ -33,6 +33,7 @@ from engram.corpus.results.result_folder import (
 )
 from engram.corpus.results.stored_corpus import Notes
 from engram.corpus.results.work_folder import discard
+from engram.corpus.text.blocks import Block
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import PassedOver
 from engram.corpus.tokens.mapped_tokens import MappedTokens
@@ -196,7 +197,11 @@ class HashPlan:
             yield from reader.batches()
         elif engine is None:
             chosen = fast_encoder(self.tokenizer, reader.total_bytes)
-            yield from encode(reader, reader, self.tokenizer, chosen)
+            blocks: Iterator[Block] = iter(reader)
+            # Two threads would list the problems of skipped documents in any order.
+            if chosen[0] is not None and reader.options.on_error == "stop":
+                blocks = some_ahead(blocks)
+            yield from encode(reader, blocks, self.tokenizer, chosen)
         else:
             tasks = self._tokenising(reader, Path()).tasks(Path())
             notes, read_before = [], 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engram.addressing.addresses import Addresses
 from engram.corpus.counts.cache_curve import CacheSample, LayerCache
@@ -24,6 +24,8 @@ from engram.storage.files import Progress
 if TYPE_CHECKING:
     from engram.corpus.hash.hash_plan import HashPlan
     from engram.corpus.ray.ray_engine import RayEngine
+
+T = TypeVar("T")
 
 SCHEMA = "engram.hash/1"
 # A batch of one very long document takes a while; so many others are ready when it is counted.
@@ -166,7 +168,7 @@ def count_tokens(
 
     def passing() -> Generator[TokenBatch]:
         nonlocal documents, tokens, notes
-        with closing(_some_ahead(batches)) as ahead:
+        with closing(some_ahead(batches)) as ahead:
             for batch in ahead:
                 if isinstance(batch, Notes):
                     notes = batch
@@ -201,7 +203,7 @@ def count_tokens(
     )
 
 
-def _some_ahead(items: Generator[TokenBatch | Notes]) -> Generator[TokenBatch | Notes]:
+def some_ahead(items: Iterator[T]) -> Generator[T]:
     """Fetch the next items in a thread while the caller works on this one."""
     end, pool = object(), ThreadPoolExecutor(1)
     try:

@@ -39,6 +39,7 @@ _LONGEST_COMPARED = 2**14
 _WORDS_CHARACTERS = 2**15
 # gigatoken keeps about 11 bytes for each byte of a new word.
 _MOST_FRESH_CHARACTERS = 2**26
+_ASCII = 128
 _UNTRIED, _TRUSTED, _REFUSED = 0, 1, 2
 # Characters of which one that begins no added token joins documents, so that none is found across
 # two of them.
@@ -90,8 +91,8 @@ class FastEncoder:
         self._parallel = _may_use_threads()
         self.reference_documents = 0
         self.problem = ""
-        self._try(range(128))
-        if (self._characters[:128] != _TRUSTED).any():
+        self._try(range(_ASCII))
+        if (self._characters[:_ASCII] != _TRUSTED).any():
             raise ValueError("gigatoken does not encode ASCII as tokenizers does")
 
     def encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -126,13 +127,12 @@ class FastEncoder:
         trusted = np.full(len(texts), not self.problem)
         if self.problem or not texts:
             return trusted
-        joined = self._between.join(texts)
-        wrong = [match.start() for match in self._added.finditer(joined)]
-        if not joined.isascii():
-            wrong += self._unknown(joined)
-        if wrong:
-            ends = np.cumsum([len(text) + 1 for text in texts])
-            trusted[np.searchsorted(ends, wrong, side="right")] = False
+        added = (match.start() for match in self._added.finditer(self._between.join(texts)))
+        trusted[_documents_of(list(added), texts)] = False
+        wide = [index for index, text in enumerate(texts) if not text.isascii()]
+        chosen = [texts[index] for index in wide]
+        unknown = _documents_of(self._unknown(self._between.join(chosen)), chosen)
+        trusted[np.array(wide, np.int64)[unknown]] = False
         return trusted
 
     def _unknown(self, text: str) -> list[int]:
@@ -141,11 +141,13 @@ class FastEncoder:
         for begin in range(0, len(text), _GROUP_CHARACTERS):
             part = text[begin : begin + _GROUP_CHARACTERS]
             points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), np.uint32)
-            states = self._characters[points]
+            wide = points[points >= _ASCII]
+            states = self._characters[wide]
             if not states.all():
-                self._try(np.unique(points[states == _UNTRIED]).tolist())
-                states = self._characters[points]
-            found += (np.flatnonzero(states != _TRUSTED) + begin).tolist()
+                self._try(np.unique(wide[states == _UNTRIED]).tolist())
+                states = self._characters[wide]
+            if (states != _TRUSTED).any():
+                found += (np.flatnonzero(self._characters[points] != _TRUSTED) + begin).tolist()
         return found
 
     def _try(self, points: Any) -> None:
@@ -154,9 +156,9 @@ class FastEncoder:
         texts = [_SURROUNDINGS.format(chr(point)) for point in assigned]
         fast, lengths = self._encode_fast(texts)
         ends = np.cumsum(lengths)
-        for point, text, end, length in zip(assigned, texts, ends, lengths, strict=True):
-            ids = self._reference.encode(text, add_special_tokens=False).ids
-            if fast[end - length : end].tolist() == ids:
+        known = self._reference.encode_batch_fast(texts, add_special_tokens=False)
+        for point, encoding, end, length in zip(assigned, known, ends, lengths, strict=True):
+            if fast[end - length : end].tolist() == encoding.ids:
                 self._characters[point] = _TRUSTED
 
     def _encode_fast(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -207,6 +209,14 @@ class FastEncoder:
             if left <= 0:
                 break
         return True
+
+
+def _documents_of(positions: list[int], texts: list[str]) -> NDArray[np.int64]:
+    """Return the index of the text at each position of texts joined by one character."""
+    if not positions:
+        return np.empty(0, np.int64)
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    return np.searchsorted(ends, positions, side="right")
 
 
 def encode_reference(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
@@ -177,6 +178,24 @@ def test_collisions_equal_a_count_with_dictionaries(name):
             assert collisions.same_rows == sum(n for n in same.values() if n > 1) / len(times)
             assert collisions.occurrences_any_head == sum(times[w] for w in anywhere) / total
             assert collisions.occurrences_every_head == sum(times[w] for w in everywhere) / total
+
+
+@pytest.mark.parametrize("primes", [(2, 3, 5), (2, 4001, 3), (101, 103)])
+def test_collisions_in_heads_whose_rows_are_all_shared(primes):
+    rng = np.random.default_rng(1)
+    slots, multipliers = rng.integers(0, 1000, (2, 3000)).astype(np.uint32), (2**30 + 1, 2**31 + 3)
+    windows = DistinctWindows(2, 1000)
+    windows.add(slots)
+    distinct = {tuple(window) for window in slots.T.tolist()}
+    rows = [tuple(math_xor(window, multipliers) % prime for prime in primes) for window in distinct]
+    taken = [Counter(column) for column in zip(*rows, strict=True)]
+    shared = [[taken[head][row] > 1 for head, row in enumerate(places)] for places in rows]
+    found = order_rows(2, windows, multipliers, primes)
+    assert found.hits == tuple(map(len, taken))
+    assert found.collisions.any_head == sum(map(any, shared)) / len(distinct)
+    assert found.collisions.every_head == sum(map(all, shared)) / len(distinct)
+    same = sum(times for times in Counter(rows).values() if times > 1)
+    assert found.collisions.same_rows == same / len(distinct)
 
 
 def math_xor(window, multipliers):

@@ -348,7 +348,7 @@ def test_an_error_in_the_reading_thread_arrives():
 
     seen = []
     with pytest.raises(InputError, match="late"):
-        seen.extend(hashed_text._some_ahead(items()))
+        seen.extend(hashed_text.some_ahead(items()))
 
 
 @pytest.mark.parametrize("layers", [[], [1, 1]])
