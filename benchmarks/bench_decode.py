@@ -20,9 +20,9 @@ from measured import Ratio, finish, parser_of
 from transformers import AutoModelForCausalLM
 
 import engram
-from engram.checkpoints.verify.behaviour import randomise
 from engram.config.templates import load_template
 from engram.hf.compat import cache_name, cache_of
+from engram.tensor_names import is_memory
 
 PROMISED = {"decode": 0.97, "prefill": 0.97}
 QUICK_ROUNDS, ROUNDS = 5, 20
@@ -34,7 +34,9 @@ def load_pair(base: Path, folder: Path) -> tuple[Any, Any]:
     config = replace(load_template("smollm2"), tokenizer=None)
     engram.attach(base, config, folder / "attached", link=False)
     attached = engram.load(folder / "attached", dtype=torch.float32)
-    randomise(attached.requires_grad_(False), torch.Generator().manual_seed(0))
+    for name, parameter in attached.requires_grad_(False).named_parameters():
+        if is_memory(name):
+            torch.nn.init.normal_(parameter, std=0.05)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return plain.requires_grad_(False), attached
 

@@ -204,13 +204,14 @@ class MemoryDecoder(nn.Module):
         hash_ids: Tensor | None = None,
     ) -> Lookup:
         """See `look_up`."""
-        window_tokens, vocab_size = self._first_memory.window_tokens, self.config.vocab_size
-        reader = Reader(self.engram_ids, self.engram_token_map, window_tokens, vocab_size)
+        memories = {it: self._memory(it) for it in sorted(self.engram_ids.addresses.layer_ids)}
+        first = memories[self.engram_ids.addresses.layer_ids[0]]
+        token_map = getattr(first, "token_map", None)
+        reader = Reader(self.engram_ids, token_map, first.window_tokens, self.config.vocab_size)
         found = look_up(reader, ids, mask, position_ids, state, hash_ids)
         if not records_a_graph():
             # Tables on disk start reading the rows that the layers will look up.
-            memories = map(self._memory, sorted(self.engram_ids.addresses.layer_ids))
-            prefetch(rows for memory in memories for rows in memory.wanted_rows(found.ids))
+            prefetch(rows for it in memories.values() for rows in it.wanted_rows(found.ids))
         return found
 
     @property
@@ -218,20 +219,18 @@ class MemoryDecoder(nn.Module):
         """The decoder's list of layers."""
         return cast(nn.ModuleList, getattr(self, self.engram_layers_name))
 
-    @property
-    def _first_memory(self) -> EngramModule:
-        return self._memory(self.engram_ids.addresses.layer_ids[0])
-
     def _memory(self, layer_id: int) -> EngramModule:
         """Return a layer's memory, or the active one inside a wrapper, for its attributes."""
-        layer: Any = self.engram_layers[layer_id]
-        inside = (it for it in layer.engram.modules() if isinstance(it, EngramModule))
-        return cast(EngramModule, getattr(layer.engram, "in_use", None) or next(inside))
+        memory = cast(Any, self.engram_layers[layer_id]).engram
+        if isinstance(memory, EngramModule):
+            return memory
+        inside = (it for it in memory.modules() if isinstance(it, EngramModule))
+        return cast(EngramModule, getattr(memory, "in_use", None) or next(inside))
 
     @property
     def engram_token_map(self) -> Tensor | None:
         """The compressed vocabulary, int32 ``[V]``: a buffer of the first layer with a memory."""
-        return getattr(self._first_memory, "token_map", None)
+        return getattr(self._memory(self.engram_ids.addresses.layer_ids[0]), "token_map", None)
 
 
 def refuse_continuous_batching() -> NoReturn:

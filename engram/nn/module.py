@@ -273,6 +273,8 @@ class EngramModule(nn.Module):
             The table with its row ids; empty if the table is in memory, or processes share it, who
             know only when they ask each other which rows each is to read.
         """
+        if type(self.multi_head_embedding.embedding) is nn.Embedding:
+            return []
         inside = list(self.multi_head_embedding.embedding.modules())
         in_file = (it for it in inside if isinstance(it, DiskEmbedding | FileEmbedding))
         is_shared = any(isinstance(it, ShardedEmbedding) for it in inside)
@@ -309,8 +311,8 @@ class EngramModule(nn.Module):
     def _look_up(self, hash_ids: Tensor, positions: torch.Size) -> Tensor:
         """Look up the memory ``[B, T, E]`` of hash ids ``[B, T, C]`` or ``[B, T, L, C]``."""
         memory: Tensor = self.multi_head_embedding(ids_of_layer(hash_ids, self.slot, positions))
-        table = self.frozen_table
-        if table is None or not torch.is_grad_enabled():
+        # Without gradients first: a search of modules takes as long as the look-up of a token.
+        if not torch.is_grad_enabled() or (table := self.frozen_table) is None:
             return memory
         learns = any(parameter.requires_grad for parameter in self.parameters())
         return table.refuse_gradients(memory) if learns else memory

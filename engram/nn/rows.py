@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engram.nn.row_passes import over_rows, row_passes
+
 
 class Rows(ABC):
     """Rows that are read and written by number.
@@ -46,6 +48,15 @@ class Rows(ABC):
             values: The new rows ``[n, W]``, of the same dtype.
         """
 
+    def subtract(self, ids: Tensor, change: Tensor) -> None:
+        """Subtract from rows.
+
+        Args:
+            ids: Their numbers here, from 0, distinct, int64 ``[n]``.
+            change: To be subtracted ``[n, W]``, of the same dtype.
+        """
+        self.write(ids, self.read(ids) - change)
+
     @abstractmethod
     def column(self, name: str, width: int, dtype: torch.dtype) -> "Rows":
         """Make a column of zeros with as many rows, in the same home.
@@ -73,12 +84,27 @@ class RamRows(Rows):
     @torch.no_grad()
     def read(self, ids: Tensor) -> Tensor:
         """Return rows ``[n, W]``."""
-        return self.values.index_select(0, ids)
+        if (passes := row_passes(self.values, ids)) is None:
+            return self.values.index_select(0, ids)
+        found = self.values.new_empty(len(ids), self.width)
+        over_rows(passes.read_rows, self.values, ids, found)
+        return found
 
     @torch.no_grad()
     def write(self, ids: Tensor, values: Tensor) -> None:
         """Replace rows by others ``[n, W]``."""
-        self.values.index_copy_(0, ids, values)
+        if (passes := row_passes(self.values, ids)) is None:
+            self.values.index_copy_(0, ids, values)
+        else:
+            over_rows(passes.write_rows, self.values, ids, values)
+
+    @torch.no_grad()
+    def subtract(self, ids: Tensor, change: Tensor) -> None:
+        """Subtract changes ``[n, W]`` from rows, which are read and written at once."""
+        if (passes := row_passes(self.values, ids)) is None:
+            super().subtract(ids, change)
+        else:
+            over_rows(passes.subtract_rows, self.values, ids, change)
 
     def column(self, name: str, width: int, dtype: torch.dtype) -> "RamRows":
         """Make a column of zeros on the device of the rows."""

@@ -120,10 +120,12 @@ class TrainedTable:
             return
         state = {name: column.read(ids) for name, column in self.columns.items()}
         change = self._rule.change(grads * scale, state, lr, self.steps)
-        changed = self.rows.read(ids).to(self._wide) - change
         if self.rows.dtype == torch.bfloat16:
+            changed = self.rows.read(ids).to(self._wide) - change
             numbers = ids + self.rows.first_row
-            changed = round_to_bfloat16(changed, numbers, seed=self._seed, step=self.steps)
-        self.rows.write(ids, changed.to(self.rows.dtype))
+            rounded = round_to_bfloat16(changed, numbers, seed=self._seed, step=self.steps)
+            self.rows.write(ids, rounded)
+        else:
+            self.rows.subtract(ids, change)
         for name, column in self.columns.items():
             column.write(ids, state[name])
