@@ -117,21 +117,25 @@ class Place:
             if self.journal is None:
                 os.fsync(file.fileno())
 
-    def copy(self, name: str, size: int, place: Callable[[Path], object]) -> None:
+    def copy(self, name: str, size: int, place: Callable[[Path], object]) -> bool:
         """Have a whole file placed, unless it was before.
 
         Args:
             name: Its name.
             size: Its bytes; 0 for one that is linked.
             place: Places it.
+
+        Returns:
+            Whether it was placed now.
         """
         path = self.folder / name
         if name in self.done:
-            return
+            return False
         path.unlink(missing_ok=True)
         place(path)
         self._written[name] = 1, size
         self._unsynced_bytes += size
+        return True
 
     def _sync(self) -> None:
         """See everything that was written onto the disk, and note it."""
