@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 
 _TABLE_STD = 1.0  # as the reference demo's table starts
-# Small enough that what was made is still in the processor's cache when it is written.
-CHUNK_VALUES = 2**20
+# So many that Python's lock, which the import of transformers holds meanwhile, is asked for rarely.
+CHUNK_VALUES = 2**24
+# Quantising needs several arrays of the size of the values.
+_QUANTISED_PART = 2**4
 
 
 def first_values(
@@ -143,7 +145,8 @@ class _Table:
     @property
     def chunk_rows(self) -> int:
         """Rows of a chunk: as many as begin with a whole word of random bits."""
-        return max(1, CHUNK_VALUES // self.width // PER_WORD) * PER_WORD
+        values = CHUNK_VALUES // (_QUANTISED_PART if self.dtype in QUANTISED else 1)
+        return max(1, values // self.width // PER_WORD) * PER_WORD
 
     def values(self, first: int, rows: int) -> Callable[[], Chunk]:
         """Return the maker of values, or of codes, of rows."""
