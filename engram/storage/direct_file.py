@@ -100,7 +100,8 @@ class DirectFile:
 
     def _write_blocks(self) -> None:
         """Write what is held: whole blocks directly, the rest as usual."""
-        held, self._held = self._buffer[: self._held], 0
+        held: Any = self._buffer[: self._held]
+        self._held = 0
         whole = len(held) // _BLOCK * _BLOCK
         while whole and self._direct is not None:
             try:
