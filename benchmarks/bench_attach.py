@@ -48,7 +48,7 @@ def main() -> None:
         for _ in range(1 if arguments.quick else arguments.rounds):
             attached.append(attach(base, folder))
             written = sum(path.stat().st_size for path in (folder / "attached").rglob("*"))
-            copied.append(copy(folder))
+            copied.append(copy_of(folder / "attached", folder / "copy"))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     note = f"{written / 1e9:.2f} GB; attach {min(attached):.1f} s, copy {min(copied):.1f} s at best"
     ratios = [
@@ -94,19 +94,19 @@ def attach(base: Path, folder: Path) -> float:
     return time.perf_counter() - begin
 
 
-def copy(folder: Path) -> float:
-    """Copy what was attached, and see it onto the disk; returns seconds."""
-    # `attach` has what it wrote leave memory: the copy is to be one from memory.
-    for path in (folder / "attached").rglob("*"):
+def copy_of(written: Path, target: Path) -> float:
+    """Copy what was written, see it onto the disk, and remove the copy; returns seconds."""
+    # What is written directly is not in memory: the copy is to be one from memory.
+    for path in written.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
                 while file.read(2**24):
                     pass
     begin = time.perf_counter()
-    subprocess.run(["cp", "-r", str(folder / "attached"), str(folder / "copy")], check=True)
+    subprocess.run(["cp", "-r", str(written), str(target)], check=True)
     os.sync()
     seconds = time.perf_counter() - begin
-    shutil.rmtree(folder / "copy")
+    shutil.rmtree(target)
     return seconds
 
 

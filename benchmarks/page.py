@@ -33,6 +33,7 @@ TITLES = {
     "build": "Text to tokens",
     "dataset": "Hash ids written and read",
     "attach": "Attaching a memory",
+    "convert": "Converting a memory",
     "module": "The module",
     "decode": "Decoding with an attached model",
     "row_optimizer": "Training steps of tables",

@@ -1,5 +1,6 @@
 """The Typer `app` and `main()`: finds the command that is asked for and ends with its exit code."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -178,6 +179,8 @@ def main() -> None:
         # Python waits for threads that are still at work, and a second Ctrl-C would be told.
         sys.stderr.flush()
         os._exit(INTERRUPTED)
+    # Python would look for garbage once more, which takes a second where torch was imported.
+    gc.freeze()
     sys.exit(code)
 
 

@@ -264,9 +264,16 @@ def silence_transformers() -> None:
     """Leave transformers and bitsandbytes only their errors; bars would land in pipes and logs."""
     from logging import ERROR, getLogger
 
-    from transformers import logging
-
     # It remarks on every projection that it casts.
     getLogger("bitsandbytes").setLevel(ERROR)
+    if "transformers" not in sys.modules:
+        from huggingface_hub.utils import disable_progress_bars
+
+        # Read when it is imported, which takes seconds, and may never be.
+        os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+        disable_progress_bars()
+        return
+    from transformers import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -6,11 +6,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engram.errors import CorruptFileError
+from engram.storage.write_back import WriteBack
 
 COPIED_BYTES = 2**26  # at a time, so that progress is told
 _READ_BYTES = 2**24
 # Errors of a system that cannot copy between these two files without the bytes passing through us.
 _CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
+
+
+def copy_file(path: Path, target: Path, step: Callable[[int], object] = lambda _: None) -> None:
+    """Copy the content of a file; holes in it stay holes, and the disk writes meanwhile.
+
+    Args:
+        path: The file that is read.
+        target: The file that is written; what is there is lost.
+        step: Told the bytes of every part that is done.
+
+    Raises:
+        OSError: One cannot be read or written, or there is no room.
+    """
+    with path.open("rb") as source, target.open("wb") as file:
+        size, back = os.fstat(source.fileno()).st_size, WriteBack(file.fileno())
+
+        def written(count: int) -> None:
+            back.wrote(count)
+            step(count)
+
+        copy_stretch(path, 0, file.fileno(), 0, size, written)
+        file.truncate(size)  # which makes a hole at the end part of it
 
 
 def copy_stretch(

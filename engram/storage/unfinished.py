@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from engram.errors import DoesNotFitError, EngramError, InputError
 from engram.storage import staging
 from engram.storage.chunks import Chunk, Chunks, Hole, made_chunks
-from engram.storage.write_back import WriteBack
+from engram.storage.direct_file import DirectFile
 from engram.version import __version__
 
 JOURNAL = "journal.jsonl"
@@ -85,53 +85,59 @@ class Place:
             digest: Takes every byte of the file, such as `update` of one of hashlib's.
         """
         chunks, size = self.done.get(name, (0, 0))
-        if chunks and (self.folder / name).stat().st_size < size:
+        path = self.folder / name
+        if chunks and path.stat().st_size < size:
             chunks = 0  # what was noted is no longer there
-        with (self.folder / name).open("r+b" if chunks else "wb") as file:
-            if chunks:
-                file.truncate(size)
-                _digest_stored(file, digest)
-                step(size - len(start))
-            else:
-                size = len(start)
-                file.write(start)
-                if digest is not None:
-                    digest(start)
-            makers = islice(makers, chunks, None)
-            with ThreadPoolExecutor(1) as beside:
-                back = WriteBack(file.fileno(), size)
-                for chunk in made_chunks(makers):
-                    taken = None if digest is None else beside.submit(_digest, digest, chunk)
-                    written = _write(file, chunk)
-                    back.wrote(written)
-                    chunks, size = chunks + 1, size + written
-                    self._written[name] = chunks, size
-                    if taken is not None:
-                        taken.result()
-                    step(written)
-                    self._unsynced_bytes += written
-                    if self._unsynced_bytes >= SYNC_BYTES and self.journal is not None:
-                        file.truncate()  # which makes a hole at the end part of it
-                        self._sync()
-            file.truncate()
+        if chunks:
+            os.truncate(path, size)
+            _digest_stored(path, digest)
+            step(size - len(start))
+        else:
+            size = len(start)
+            path.write_bytes(start)
+            if digest is not None:
+                digest(start)
+        makers = islice(makers, chunks, None)
+        with DirectFile(path, size) as file, ThreadPoolExecutor(1) as beside:
+            for chunk in made_chunks(makers):
+                taken = None if digest is None else beside.submit(_digest, digest, chunk)
+                before = file.place
+                if isinstance(chunk, Hole):
+                    file.skip(chunk.size_bytes)
+                else:
+                    file.write(chunk)
+                written = file.place - before
+                chunks, size = chunks + 1, file.place
+                self._written[name] = chunks, size
+                if taken is not None:
+                    taken.result()
+                step(written)
+                self._unsynced_bytes += written
+                if self._unsynced_bytes >= SYNC_BYTES and self.journal is not None:
+                    file.flush()
+                    self._sync()
             if self.journal is None:
-                os.fsync(file.fileno())
+                file.sync()
 
-    def copy(self, name: str, size: int, place: Callable[[Path], object]) -> None:
+    def copy(self, name: str, size: int, place: Callable[[Path], object]) -> bool:
         """Have a whole file placed, unless it was before.
 
         Args:
             name: Its name.
             size: Its bytes; 0 for one that is linked.
             place: Places it.
+
+        Returns:
+            Whether it was placed now.
         """
         path = self.folder / name
         if name in self.done:
-            return
+            return False
         path.unlink(missing_ok=True)
         place(path)
         self._written[name] = 1, size
         self._unsynced_bytes += size
+        return True
 
     def _sync(self) -> None:
         """See everything that was written onto the disk, and note it."""
@@ -316,24 +322,15 @@ def _at_work(target: Path) -> InputError:
     )
 
 
-def _write(file: Any, chunk: Chunk) -> int:
-    """Write a chunk, or leave a hole for it; returns its bytes."""
-    if isinstance(chunk, Hole):
-        file.seek(chunk.size_bytes, os.SEEK_CUR)
-        return chunk.size_bytes
-    file.write(chunk)
-    return memoryview(chunk).nbytes
-
-
 def _digest(digest: Digest, chunk: Chunk) -> None:
     for block in chunk.zeros() if isinstance(chunk, Hole) else (chunk,):
         digest(block)
 
 
-def _digest_stored(file: Any, digest: Digest | None) -> None:
-    """Digest a file from its start, and stand at its end."""
+def _digest_stored(path: Path, digest: Digest | None) -> None:
+    """Digest a file from its start."""
     if digest is None:
-        file.seek(0, os.SEEK_END)
         return
-    while block := file.read(_READ_BYTES):
-        digest(block)
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest(block)

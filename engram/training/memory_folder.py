@@ -8,9 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
 from engram.checkpoints.attach.detach import is_saved_anew
-from engram.checkpoints.attach.folder_plan import place_file
+from engram.checkpoints.attach.folder_plan import MAX_SHARD_BYTES, place_file
 from engram.checkpoints.attach.own_files import REMOTE_MODULE
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE
 from engram.checkpoints.read.base_checkpoint import read_base

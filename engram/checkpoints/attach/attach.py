@@ -1,6 +1,7 @@
 """Attaches a memory to a checkpoint: base files as they are, new shards beside them, index last."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,14 @@ from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.arguments import checked
 from engram.backbone.quantisation import check_packages
 from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
+from engram.checkpoints.attach.begun_folder import BegunFolder, begin
+from engram.checkpoints.attach.folder_plan import MAX_SHARD_BYTES
 from engram.checkpoints.attach.initial_values import first_values
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.attach.own_files import own_files
 from engram.checkpoints.attach.proof import check_loads, max_logit_difference
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE
-from engram.checkpoints.read.base_checkpoint import read_base
+from engram.checkpoints.read.base_checkpoint import BaseCheckpoint, read_base
 from engram.checkpoints.read.digests import DIGESTS, Digests
 from engram.checkpoints.read.joined_adapter import adapter_settings
 from engram.checkpoints.read.memory_tensors import expected_tensors
@@ -21,8 +24,9 @@ from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.config_file import dump_config
 from engram.config.engram_config import EngramConfig
 from engram.config.init import Init
+from engram.config.table_dtype import TableDtype
 from engram.config.templates import given_config
-from engram.errors import UsageError
+from engram.errors import EngramError, UsageError
 from engram.layouts import get_layout
 from engram.sizing.size import size
 from engram.sizing.size_options import SizeOptions
@@ -32,7 +36,6 @@ from engram.storage.safetensors_writer import plan_shards
 from engram.storage.staging import leftovers
 
 CONFIG_YAML = "memory.yaml"
-MAX_SHARD_BYTES = 5 * 10**9
 
 
 @checked()
@@ -98,36 +101,41 @@ def attach(
     """
     if verify:
         _demand_comparable(adapter=adapter, dry_run=dry_run)
-    from engram.hf import compat
-
     output = Path(output)
     asked = SizeOptions() if config is None else config
     if not isinstance(asked, SizeOptions):
         asked = given_config(asked)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
-    compat.check()
-    folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
-    demand_apart(output, folder)
-    base = read_base(folder, name="" if Path(model).is_dir() else str(model))
-    memory = _sized(folder, asked, own, dtype) if isinstance(asked, SizeOptions) else asked
-    stored = memory.stored_dtype(base.dtype, dtype)
-    memory = replace(memory, table_dtype=stored.name)
-    plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
-    if isinstance(asked, SizeOptions):
-        text = dump_config(plan.config, title=f"Sized for {base.name}")
-        plan = replace(plan, texts={**plan.texts, CONFIG_YAML: text})
-    tensors = expected_tensors(plan.config, stored, plan.addresses, plan.layers_path)
-    check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
-    shards = plan_shards(first_values(plan, tensors, stored, init), MAX_SHARD_BYTES)
-    plan = replace(plan, shards=shards, link=link, digests=digests)
-    attached = Attached(plan, stored, not dry_run, tuple(leftovers(output)))
-    if dry_run:
-        check_folder(output, own_files, overwrite)
-        plan.check_room()
-    else:
-        if verify and base.quantisation:  # at once, not after the whole was written
-            check_packages(base.quantisation)
-        write(plan, overwrite=overwrite, progress=progress)
+    removed = tuple(leftovers(output))
+    begun: AbstractContextManager[BegunFolder | None] = nullcontext()
+    # Digests are taken in the order of the bytes.
+    if not (dry_run or digests) and Path(model).is_dir():
+        with suppress(EngramError, OSError):  # which the checks below tell in their order
+            base, memory, stored = _read(model, resolve_model(model), asked, output, own, dtype)
+            kinds = {"link": link, "adapter": adapter, "overwrite": overwrite}
+            begun = begin(base, memory, output, own, stored, init, **kinds) or begun
+    with begun as written:
+        from engram.hf import compat
+
+        compat.check()
+        folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
+        base, memory, stored = _read(model, folder, asked, output, own, dtype)
+        plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
+        if isinstance(asked, SizeOptions):
+            text = dump_config(plan.config, title=f"Sized for {base.name}")
+            plan = replace(plan, texts={**plan.texts, CONFIG_YAML: text})
+        tensors = expected_tensors(plan.config, stored, plan.addresses, plan.layers_path)
+        check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
+        shards = plan_shards(first_values(plan, tensors, stored, init), MAX_SHARD_BYTES)
+        plan = replace(plan, shards=shards, link=link, digests=digests)
+        attached = Attached(plan, stored, not dry_run, removed)
+        if dry_run:
+            check_folder(output, own_files, overwrite)
+            plan.check_room()
+        else:
+            if verify and base.quantisation:  # at once, not after the whole was written
+                check_packages(base.quantisation)
+            write(plan, overwrite=overwrite, progress=progress, begun=written)
     if on_written is not None:
         on_written(attached)
     if not verify:
@@ -155,6 +163,7 @@ def write(
     overwrite: bool = False,
     progress: Progress | None = None,
     resume: bool | None = None,
+    begun: BegunFolder | None = None,
 ) -> None:
     """Write an attached folder, whole or not at all.
 
@@ -163,13 +172,21 @@ def write(
         overwrite: Replace an attached folder that is there. Nothing else is ever replaced.
         progress: Told the bytes written so far.
         resume: See `FolderPlan.new_folder`.
+        begun: The folder, where its writing has begun; it is written anew if its weights are not
+            those of the plan.
 
     Raises:
         InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
     weights: dict[str, str] | None = {} if plan.digests else None
-    with plan.new_folder(own_files, overwrite, progress, weights, resume) as folder:
+    if begun is not None and begun.is_begun_for(plan):
+        made = begun.finished(plan, progress)
+    else:
+        if begun is not None:
+            begun.discard()
+        made = plan.new_folder(own_files, overwrite, progress, weights, resume)
+    with made as folder:
         # Of all small files that are to stay as they are, and so not the card, which people edit.
         kept = sorted({*plan.texts, *plan.copies} - {CARD_FILE})
         recorded: Digests = {"small_files": {name: sha256_of(folder / name) for name in kept}}
@@ -181,6 +198,22 @@ def write(
             name = ADAPTER_FILE
             config = adapter_settings(plan.base, config)
         write_json(folder / name, config)
+
+
+def _read(
+    model: str | Path,
+    folder: Path,
+    asked: EngramConfig | SizeOptions,
+    output: Path,
+    own: TokenizerFile | None,
+    dtype: str | None,
+) -> tuple[BaseCheckpoint, EngramConfig, TableDtype]:
+    """Read the base, and settle the memory and its dtype; without transformers."""
+    demand_apart(output, folder)
+    base = read_base(folder, name="" if Path(model).is_dir() else str(model))
+    memory = _sized(folder, asked, own, dtype) if isinstance(asked, SizeOptions) else asked
+    stored = memory.stored_dtype(base.dtype, dtype)
+    return base, replace(memory, table_dtype=stored.name), stored
 
 
 def _sized(

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +11,14 @@ from typing import Any
 
 from engram.errors import InputError
 from engram.storage import folders
+from engram.storage.copied_bytes import copy_file
 from engram.storage.files import Progress, sha256_of, write_json
 from engram.storage.room import demand_room
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
 from engram.storage.unfinished import Notes, Place, described_files, move_in, unfinished
+
+MAX_SHARD_BYTES = 5 * 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,18 +121,29 @@ class FolderPlan:
         """
         with self._place(own_files, overwrite, resume) as place:
             self.check_room(place.size_bytes)
-            self._fill(place, progress, digests)
-            for name, text in self.texts.items():
-                (place.folder / name).write_text(text, encoding="utf-8")
-            yield place.folder
-            # Bytes of tensors, as transformers counts them: without the files' headers.
-            kept_bytes = sum(size for _, size in self.kept_tensors.values())
-            weight_map = {name: file for name, (file, _) in self.kept_tensors.items()}
-            for name, shard in self.shards:
-                weight_map |= {tensor.name: name for tensor in shard}
-            metadata = {"total_size": self.added_bytes + kept_bytes}
-            index = {"metadata": metadata, "weight_map": weight_map}
-            write_json(place.folder / INDEX_FILE, index)
+            self.write_weights(place, progress, digests)
+            with self.completed(place.folder):
+                yield place.folder
+
+    @contextmanager
+    def completed(self, folder: Path) -> Iterator[None]:
+        """Write everything but weights: small files before the block, the index after it.
+
+        Args:
+            folder: The hidden folder, in which the weights are.
+        """
+        for name, path in self.copies.items():
+            place_file(path, folder / name)
+        for name, text in self.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        yield
+        # Bytes of tensors, as transformers counts them: without the files' headers.
+        kept_bytes = sum(size for _, size in self.kept_tensors.values())
+        weight_map = {name: file for name, (file, _) in self.kept_tensors.items()}
+        for name, shard in self.shards:
+            weight_map |= {tensor.name: name for tensor in shard}
+        metadata = {"total_size": self.added_bytes + kept_bytes}
+        write_json(folder / INDEX_FILE, {"metadata": metadata, "weight_map": weight_map})
 
     @contextmanager
     def _place(
@@ -152,9 +165,16 @@ class FolderPlan:
             folders.check_folder(self.output, own_files, overwrite)
             move_in(place, None, self.output.resolve())
 
-    def _fill(
-        self, place: Place, progress: Progress | None, digests: dict[str, str] | None
+    def write_weights(
+        self, place: Place, progress: Progress | None, digests: dict[str, str] | None = None
     ) -> None:
+        """Write the weight files, those that stay as they are first.
+
+        Args:
+            place: The hidden folder.
+            progress: Told the bytes written so far; what it raises ends the work.
+            digests: Takes the sha256 of every file, by name.
+        """
         done, total = 0, self.written_bytes
 
         def step(size_bytes: int) -> None:
@@ -165,12 +185,11 @@ class FolderPlan:
 
         for name, path in self.kept.items():
             size = 0 if self.link else path.stat().st_size
-            place.copy(name, size, partial(place_file, path, link=self.link))
+            told = partial(place_file, path, link=self.link, step=step)
+            if not place.copy(name, size, told):
+                step(size)
             if digests is not None:
                 digests[name] = sha256_of(place.folder / name)
-            step(size)
-        for name, path in self.copies.items():
-            place_file(path, place.folder / name)
         for name, shard in self.shards:
             digest = None if digests is None else hashlib.sha256()
             update = None if digest is None else digest.update
@@ -179,15 +198,23 @@ class FolderPlan:
                 digests[name] = digest.hexdigest()
 
 
-def place_file(source: Path, target: Path, link: bool = False) -> None:
+def place_file(
+    source: Path, target: Path, link: bool = False, step: Callable[[int], object] = lambda _: None
+) -> None:
     """Copy a file, or hard-link it; the folder that it is to be in is made.
+
+    Args:
+        source: The file.
+        target: The new one.
+        link: Make a hard link.
+        step: Told the bytes of every part that is copied.
 
     Raises:
         InputError: The file cannot be linked there.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not link:
-        shutil.copyfile(source, target)
+        copy_file(source, target, step)
         return
     try:
         # Resolved, because the hub's cache keeps links to its files.

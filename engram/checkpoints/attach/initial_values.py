@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.addressing.addresses import Addresses
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.attach.normal_values import PER_WORD, fill_normal
 from engram.checkpoints.read.stored_tensor import tensor_bytes
@@ -25,14 +26,19 @@ from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Dtype tag and shape of tensors, by name.
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+
 _TABLE_STD = 1.0  # as the reference demo's table starts
-# Small enough that what was made is still in the processor's cache when it is written.
-CHUNK_VALUES = 2**20
+# So many that Python's lock, which the import of transformers holds meanwhile, is asked for rarely.
+CHUNK_VALUES = 2**24
+# Quantising needs several arrays of the size of the values.
+_QUANTISED_PART = 2**4
 
 
 def first_values(
     made: AttachPlan,
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensors: Tensors,
     dtype: TableDtype,
     init: Init,
 ) -> list[TensorStream]:
@@ -45,23 +51,43 @@ def first_values(
         init: See `EngramModule.reset_parameters`.
     """
     config = made.config
-    chunks: dict[str, Chunks] = {}
+    chunks = table_values(config, made.addresses, made.layers_path, dtype, init)
     for layer in made.addresses.layers:
         prefix = tensor_name(made.layers_path, layer.layer_id, "")
         values = _dense_values(config, dtype.around, layer.layer_id, init)
         values[OFFSETS] = np.array(layer.offsets, dtype="<i8")
         if prefix + TOKEN_MAP in tensors and made.addresses.token_map is not None:
             values[TOKEN_MAP] = made.addresses.token_map.astype("<i4")
-        table = table_chunks(
+        chunks |= {prefix + part: [partial(np.copy, value)] for part, value in values.items()}
+    return [TensorStream(name, tag, shape, chunks[name]) for name, (tag, shape) in tensors.items()]
+
+
+def table_values(
+    config: EngramConfig, addresses: Addresses, layers_path: str, dtype: TableDtype, init: Init
+) -> dict[str, Chunks]:
+    """Give the tables of a memory, and the scales of quantised ones, their first values.
+
+    Args:
+        config: The memory.
+        addresses: Its constants.
+        layers_path: Dotted name of the model's list of layers.
+        dtype: dtype of the tables.
+        init: See `EngramModule.reset_parameters`.
+
+    Returns:
+        Makers of the chunks of each, by the tensor's name.
+    """
+    return {
+        tensor_name(layers_path, layer.layer_id, part): makers
+        for layer in addresses.layers
+        for part, makers in table_chunks(
             layer.stored_rows,
             config.row_width,
             dtype.name,
             std=0.0 if init == "zero-table" else _TABLE_STD,
             key=f"{config.seed}/{layer.layer_id}",
-        )
-        chunks |= {prefix + part: [partial(np.copy, value)] for part, value in values.items()}
-        chunks |= {prefix + part: makers for part, makers in table.items()}
-    return [TensorStream(name, tag, shape, chunks[name]) for name, (tag, shape) in tensors.items()]
+        ).items()
+    }
 
 
 def _dense_values(
@@ -119,7 +145,8 @@ class _Table:
     @property
     def chunk_rows(self) -> int:
         """Rows of a chunk: as many as begin with a whole word of random bits."""
-        return max(1, CHUNK_VALUES // self.width // PER_WORD) * PER_WORD
+        values = CHUNK_VALUES // (_QUANTISED_PART if self.dtype in QUANTISED else 1)
+        return max(1, values // self.width // PER_WORD) * PER_WORD
 
     def values(self, first: int, rows: int) -> Callable[[], Chunk]:
         """Return the maker of values, or of codes, of rows."""

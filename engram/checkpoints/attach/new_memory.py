@@ -57,7 +57,7 @@ def describe_attachment(
         {name: shape for name, (_, shape) in base.tensors.items()},
         f"{base.folder}/config.json",
     )
-    addresses = _addresses(base, config, tokenizer)
+    addresses = attached_addresses(base, config, tokenizer)
     layers_path, config_class, model_class = families.wired_classes(
         base.folder, base.config["model_type"], code, config
     )
@@ -125,9 +125,15 @@ def _model_config(
     }
 
 
-def _addresses(
+def attached_addresses(
     base: BaseCheckpoint, config: EngramConfig, tokenizer: TokenizerFile | None
 ) -> Addresses:
+    """Compute the constants of a memory that is attached; see `describe_attachment`.
+
+    Raises:
+        MissingFileError: The base has no tokenizer, and the layout hashes compressed ids.
+        EngramError: The config is for another tokenizer.
+    """
     try:
         tokenizer = tokenizer or load_tokenizer(base.folder)
         return EngramTokenizer(config, tokenizer).addresses

@@ -10,9 +10,8 @@ import numpy as np
 
 from engram.addressing.addresses import Addresses, LayerAddresses
 from engram.addressing.tokenizer_files import TokenizerFile
-from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
 from engram.checkpoints.attach.attach_plan import AttachPlan
-from engram.checkpoints.attach.folder_plan import FolderPlan
+from engram.checkpoints.attach.folder_plan import MAX_SHARD_BYTES, FolderPlan
 from engram.checkpoints.attach.model_card import layers_table
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.exact_forms import exact_form, exact_streams
