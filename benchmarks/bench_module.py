@@ -2,6 +2,7 @@
 
 One stream, B 4, T 512, hidden 768, memory 1024, float32, two threads. The floor is three times the
 forward matrix products: a backward pass has two for each. Its parts are measured beside it.
+Freed memory stays with the process, as in `engram train`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from engram.addressing.primes import head_primes
 from engram.config.engram_config import EngramConfig
 from engram.nn import DemoModule
 from engram.nn.fused_read import fused_read
+from engram.training.freed_memory import keep_freed_memory
 
 BATCH, LENGTH, HIDDEN = 4, 512, 768
 MODULE = "module, sparse table gradient"
@@ -82,6 +84,7 @@ def parts(module: DemoModule, dense: DemoModule) -> dict[str, Callable[[], objec
 
 def measure(rounds: int, threads: int) -> list[Ratio]:
     """Return the ratio of the module, and of its parts."""
+    keep_freed_memory()
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     seconds = interleaved(parts(build(sparse=True), build(sparse=False)), rounds)

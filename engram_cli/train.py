@@ -224,11 +224,13 @@ def train(
         base = _new_base(out, from_config, memory, equal_params)
     elif equal_params:
         raise UsageError("--equal-params is for --from-config.", "Leave it out.")
+    from engram.training.freed_memory import keep_freed_memory
     from engram.training.processes import leave
     from engram.training.train_memory import train as run
     from engram_cli.interrupts import stopping_after_step
     from engram_cli.train_text import Watcher, show
 
+    keep_freed_memory()
     with stopping_after_step(out) as stopping, Watcher(out, stopping, words) as watcher:
         result = run(
             base,

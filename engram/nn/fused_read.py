@@ -21,7 +21,6 @@ from torch.autograd.function import once_differentiable
 
 from engram.errors import EngramWarning
 from engram.nn.compat import records_a_graph
-from engram.nn.freed_memory import keep_freed_memory
 from engram.threads import kept_threads
 
 # Fewer values than this take less time than loading the compiled passes is worth.
@@ -89,7 +88,6 @@ def fused_read(
         return None
     if not _works():
         return None
-    keep_freed_memory()
     n_streams, width = keys.shape[2:]
     machine_eps = torch.finfo(keys.dtype).eps
     eps, conv_eps = (machine_eps if it is None else it for it in (weights.eps, weights.conv_eps))

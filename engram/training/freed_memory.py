@@ -2,7 +2,6 @@
 
 import ctypes
 import sys
-from functools import cache
 
 # Parameters of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -11,9 +10,11 @@ _MAPPED_BYTES = 2**25
 _KEPT_BYTES = 2**30
 
 
-@cache
 def keep_freed_memory() -> None:
-    """Keep up to 1 GiB of the heap's free end, once a process, where glibc allocates it.
+    """Keep up to 1 GiB of the heap's free end, where glibc allocates it.
+
+    For processes whose only work is training, since it changes how all of a process's memory is
+    allocated.
 
     glibc returns the free end to the system when it exceeds twice the largest block that was freed,
     64 MiB at most (mallopt(3)). The end of each backward pass then gives its tensors back, and the

@@ -18,7 +18,7 @@ for _ in range(4):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-_KEEP = "from engram.nn.freed_memory import keep_freed_memory; keep_freed_memory()"
+_KEEP = "from engram.training.freed_memory import keep_freed_memory; keep_freed_memory()"
 
 
 def faults(before: str) -> int:
