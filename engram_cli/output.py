@@ -266,7 +266,8 @@ def silence_transformers() -> None:
 
     # It remarks on every projection that it casts.
     getLogger("bitsandbytes").setLevel(ERROR)
-    if "transformers" not in sys.modules:
+    # Where the variable is set, the hub's bars stay, and transformers' own have to be ended.
+    if "transformers" not in sys.modules and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
         from huggingface_hub.utils import disable_progress_bars
 
         # Read when it is imported, which takes seconds, and may never be.

@@ -19,21 +19,30 @@ MIN_ROWS = 2**11
 _ROWS_PER_THREAD = 2**15
 
 
-def row_passes(values: Tensor, ids: Tensor) -> ModuleType | None:
+def row_passes(values: Tensor, ids: Tensor, others: Tensor | None = None) -> ModuleType | None:
     """Return `engram.nn.row_kernels` where it serves these rows, else None.
 
     Args:
         values: The rows ``[count, W]``.
         ids: Numbers of rows ``[n]``.
+        others: What is to be written or subtracted ``[n, W]``.
 
     Returns:
         None for few rows, other dtypes than float32, other devices than a CPU, rows that are not
-        contiguous, and where numba does not work.
+        contiguous, other shapes, and where numba does not work.
     """
-    plain = type(values) in (Tensor, torch.nn.Parameter) and values.device.type == "cpu"
-    if len(ids) < MIN_ROWS or not plain or values.dtype != torch.float32:
+    if len(ids) < MIN_ROWS or not _is_plain(values) or not values.is_contiguous():
         return None
-    return _kernels() if values.is_contiguous() else None
+    shape = (len(ids), values.shape[1])
+    if others is not None and (not _is_plain(others) or others.shape != shape):
+        return None
+    return _kernels()
+
+
+def _is_plain(values: Tensor) -> bool:
+    """Whether these are numbers of float32 in the memory of this process."""
+    is_plain = type(values) in (Tensor, torch.nn.Parameter) and values.layout == torch.strided
+    return is_plain and values.device.type == "cpu" and values.dtype == torch.float32
 
 
 def over_rows(work: Callable[..., None], values: Tensor, ids: Tensor, others: Tensor) -> None:
@@ -44,6 +53,9 @@ def over_rows(work: Callable[..., None], values: Tensor, ids: Tensor, others: Te
         values: The rows ``[count, W]``.
         ids: Numbers of rows, distinct, int64 ``[n]``.
         others: What is read, written or subtracted ``[n, W]``.
+
+    Raises:
+        IndexError: A row is not there.
     """
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(values):
         raise IndexError(f"row ids must be in 0..{len(values) - 1}")
@@ -56,8 +68,12 @@ def over_rows(work: Callable[..., None], values: Tensor, ids: Tensor, others: Te
     work(*arrays, *bounds[:2])
     for part in waiting:
         part.result()
-    if work.__name__ != "read_rows":
-        values[:0].zero_()  # torch counts a change
+
+
+def change_rows(work: Callable[..., None], values: Tensor, ids: Tensor, others: Tensor) -> None:
+    """Do a pass that changes rows, and have torch count a change; see `over_rows`."""
+    over_rows(work, values, ids, others)
+    values[:0].zero_()
 
 
 @cache

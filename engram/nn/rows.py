@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engram.nn.row_passes import over_rows, row_passes
+from engram.nn.row_passes import change_rows, over_rows, row_passes
 
 
 class Rows(ABC):
@@ -93,18 +93,18 @@ class RamRows(Rows):
     @torch.no_grad()
     def write(self, ids: Tensor, values: Tensor) -> None:
         """Replace rows by others ``[n, W]``."""
-        if (passes := row_passes(self.values, ids)) is None:
+        if (passes := row_passes(self.values, ids, values)) is None:
             self.values.index_copy_(0, ids, values)
         else:
-            over_rows(passes.write_rows, self.values, ids, values)
+            change_rows(passes.write_rows, self.values, ids, values)
 
     @torch.no_grad()
     def subtract(self, ids: Tensor, change: Tensor) -> None:
         """Subtract changes ``[n, W]`` from rows, which are read and written at once."""
-        if (passes := row_passes(self.values, ids)) is None:
+        if (passes := row_passes(self.values, ids, change)) is None:
             super().subtract(ids, change)
         else:
-            over_rows(passes.subtract_rows, self.values, ids, change)
+            change_rows(passes.subtract_rows, self.values, ids, change)
 
     def column(self, name: str, width: int, dtype: torch.dtype) -> "RamRows":
         """Make a column of zeros on the device of the rows."""

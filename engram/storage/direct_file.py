@@ -68,13 +68,13 @@ class DirectFile:
     def write(self, chunk: Any) -> None:
         """Write anything with the buffer protocol."""
         data = np.frombuffer(chunk, np.uint8)
-        if self._direct is None:
-            self._write(data)
-            return
-        if not self._held and (head := -self._at % _BLOCK):
+        if self._direct is not None and not self._held and (head := -self._at % _BLOCK):
             self._write(data[:head])
             data = data[head:]
         while len(data):
+            if self._direct is None and not self._held:
+                self._write(data)
+                return
             taken = min(len(data), _BUFFER_BYTES - self._held)
             self._buffer[self._held : self._held + taken] = data[:taken]
             self._held += taken
@@ -86,6 +86,7 @@ class DirectFile:
         """Leave a hole."""
         self.flush()
         self._at += size_bytes
+        self._back = WriteBack(self._file, self._at)
 
     def flush(self) -> None:
         """Have the system know every byte, and the file's size."""

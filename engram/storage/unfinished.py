@@ -94,6 +94,7 @@ class Place:
             step(size - len(start))
         else:
             size = len(start)
+            path.unlink(missing_ok=True)  # nothing is written through a link
             path.write_bytes(start)
             if digest is not None:
                 digest(start)

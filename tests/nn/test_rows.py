@@ -66,3 +66,13 @@ def test_ids_outside_are_refused(rows, wrong):
     with pytest.raises(IndexError, match=f"0..{COUNT - 1}"):
         rows.subtract(ids, torch.ones(5000, rows.width))
     assert torch.equal(rows.values, before)
+
+
+def test_changes_of_other_shapes_are_those_of_torch(rows):
+    ids, before = some_ids(5000), rows.values.clone()
+    change = torch.randn(5000, 1, generator=torch.Generator().manual_seed(3))
+    rows.subtract(ids, change)
+    assert torch.equal(rows.values, before.index_copy(0, ids, before[ids] - change))
+    for wrong in (torch.zeros(3000, rows.width), torch.zeros(5000, rows.width).double()):
+        with pytest.raises((IndexError, RuntimeError)):
+            rows.write(ids, wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import numpy as np
@@ -51,3 +52,27 @@ def test_an_error_of_the_block_flushes_nothing_more(tmp_path):
     with pytest.raises(ValueError, match="stop"):
         fail(path)
     assert path.read_bytes() == b""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="the system has no direct writes")
+def test_a_file_system_that_refuses_a_direct_write_gets_the_rest_as_usual(tmp_path, monkeypatch):
+    monkeypatch.setattr(direct_file, "_BUFFER_BYTES", 2**14)
+    pwrite = os.pwrite
+
+    def refuse(descriptor, data, at):
+        if file._direct == descriptor:
+            raise OSError(errno.EINVAL, "refused")
+        return pwrite(descriptor, data, at)
+
+    path, random = tmp_path / "file", np.random.default_rng(1)
+    path.write_bytes(b"abc")
+    expected = b"abc"
+    with DirectFile(path, 3) as file:
+        if file._direct is None:
+            pytest.skip("this file system has no direct writes")
+        monkeypatch.setattr(os, "pwrite", refuse)
+        for size in (100_000, 50_000, 7, 40_000):
+            chunk = random.bytes(size)
+            file.write(chunk)
+            expected += chunk
+    assert path.read_bytes() == expected

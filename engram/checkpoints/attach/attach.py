@@ -1,7 +1,7 @@
 """Attaches a memory to a checkpoint: base files as they are, new shards beside them, index last."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def attach(
     """Attach a memory to a checkpoint: a new folder that transformers loads.
 
     The base's weight files are copied or linked, never decoded; the memory is written beside them
-    as a stream. What does not fit is refused before, from headers alone.
+    as a stream. What does not fit is refused, from headers alone.
 
     Args:
         model: Hugging Face folder or hub id of the base.
@@ -107,14 +107,15 @@ def attach(
         asked = given_config(asked)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
     removed = tuple(leftovers(output))
-    begun: AbstractContextManager[BegunFolder | None] = nullcontext()
-    # Digests are taken in the order of the bytes.
-    if not (dry_run or digests) and Path(model).is_dir():
-        with suppress(EngramError, OSError):  # which the checks below tell in their order
-            base, memory, stored = _read(model, resolve_model(model), asked, output, own, dtype)
-            kinds = {"link": link, "adapter": adapter, "overwrite": overwrite}
-            begun = begin(base, memory, output, own, stored, init, **kinds) or begun
-    with begun as written:
+    begun: BegunFolder | None = None
+    with ExitStack() as stack:
+        # Digests are taken in the order of the bytes.
+        if not (dry_run or digests) and Path(model).is_dir():
+            with suppress(EngramError, OSError):  # which the checks below tell in their order
+                base, memory, stored = _read(model, resolve_model(model), asked, output, own, dtype)
+                kinds = {"link": link, "adapter": adapter, "overwrite": overwrite}
+                if found := begin(base, memory, output, own, stored, init, **kinds):
+                    begun = stack.enter_context(found)
         from engram.hf import compat
 
         compat.check()
@@ -135,7 +136,7 @@ def attach(
         else:
             if verify and base.quantisation:  # at once, not after the whole was written
                 check_packages(base.quantisation)
-            write(plan, overwrite=overwrite, progress=progress, begun=written)
+            write(plan, overwrite=overwrite, progress=progress, begun=begun)
     if on_written is not None:
         on_written(attached)
     if not verify:

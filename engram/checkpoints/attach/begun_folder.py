@@ -38,30 +38,37 @@ from engram.storage.unfinished import Place
 class BegunFolder:
     """A hidden folder whose weight files are written on a thread.
 
-    As a context manager it stops writing and removes everything, unless it was `finished`.
+    As a context manager it begins; at the end it stops and removes everything, unless it was
+    `finished`.
 
     Args:
         plan: The weight files.
         later: Names of tensors in them that are not known yet, and are holes in the plan.
         overwrite: See `FolderPlan.new_folder`.
-
-    Raises:
-        InputError: Something is at the output that may not be replaced.
-        DoesNotFitError: The disk has too little room.
     """
 
     def __init__(self, plan: FolderPlan, later: Collection[str], overwrite: bool) -> None:
-        plan.check_room()
-        self._plan, self._later, self._stop = plan, later, Event()
+        self._plan, self._later, self._overwrite = plan, later, overwrite
+        self._stop, self._stack = Event(), ExitStack()
         self._steps: SimpleQueue[tuple[int, int | None] | None] = SimpleQueue()
-        with ExitStack() as stack:
-            self._folder = stack.enter_context(new_folder(plan.output, own_files, overwrite))
-            pool = stack.enter_context(ThreadPoolExecutor(1))
-            self._writing = pool.submit(plan.write_weights, Place(self._folder), self._step)
-            self._writing.add_done_callback(lambda _: self._steps.put(None))
-            self._stack = stack.pop_all()
 
     def __enter__(self) -> BegunFolder:
+        """Begin to write.
+
+        Raises:
+            InputError: Something is at the output that may not be replaced.
+            DoesNotFitError: The disk has too little room.
+        """
+        self._plan.check_room()
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(
+                new_folder(self._plan.output, own_files, self._overwrite)
+            )
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            stack.callback(self._stop.set)  # before the thread is waited for
+            self._writing = pool.submit(self._plan.write_weights, Place(self._folder), self._step)
+            self._writing.add_done_callback(lambda _: self._steps.put(None))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -69,12 +76,14 @@ class BegunFolder:
 
     def discard(self) -> None:
         """Stop writing and remove everything, unless it was `finished`."""
-        self._stop.set()
-        with suppress(_Stopped), self._stack.pop_all():
+        with suppress(_Stopped), self._stack:
             raise _Stopped  # without an error the folder would appear
 
     def is_begun_for(self, plan: FolderPlan) -> bool:
-        """Whether a plan has the same weight files, in which nothing but the holes differs."""
+        """Whether a plan has weight files of the same names, headers and origins.
+
+        Their tables are the same when both plans are of one config and one `init`.
+        """
         mine, theirs = (
             (
                 it.output,
@@ -101,18 +110,14 @@ class BegunFolder:
             InputError: See `FolderPlan.new_folder`.
             DoesNotFitError: The disk is full.
         """
-        with self._stack.pop_all():
-            try:
-                while (step := self._steps.get()) is not None:
-                    if progress is not None:
-                        progress(*step)
-                self._writing.result()
-                self._fill_holes(plan)
-                with plan.completed(self._folder):
-                    yield self._folder
-            except BaseException:
-                self._stop.set()
-                raise
+        with self._stack:
+            while (step := self._steps.get()) is not None:
+                if progress is not None:
+                    progress(*step)
+            self._writing.result()
+            self._fill_holes(plan)
+            with plan.completed(self._folder):
+                yield self._folder
 
     def _step(self, done: int, total: int | None) -> None:
         if self._stop.is_set():
@@ -159,7 +164,7 @@ def begin(
         The folder; None where too little is known.
 
     Raises:
-        EngramError: See `describe_attachment` and `BegunFolder`.
+        EngramError: See `describe_attachment`.
     """
     layers_path = _likely_layers_path(base)
     # Making quantised values takes torch; folders above the output would stay after an error.
@@ -179,7 +184,7 @@ def begin(
     plan = FolderPlan(
         output=output,
         shards=plan_shards(streams, MAX_SHARD_BYTES),
-        kept={} if adapter else {new: base.folder / old for old, new in base.shards.items()},
+        kept={} if adapter else base.kept_files,
         link=link,
     )
     return BegunFolder(plan, later, overwrite)

@@ -47,6 +47,19 @@ class FolderPlan:
     inputs: Sequence[Path] = ()
     notes: Notes | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse new weight files of the names of others.
+
+        Raises:
+            InputError: A weight file that is kept has the name of a new one.
+        """
+        for name, _ in self.shards:
+            if name in self.kept:
+                raise InputError(
+                    f"{self.kept[name]} has the name of a new file: {name}.",
+                    "Rename it, and its name in the index beside it.",
+                )
+
     @property
     def added_bytes(self) -> int:
         """Bytes of the new tensors."""

@@ -78,7 +78,7 @@ def describe_attachment(
         classes=(config_class, model_class),
         output=output,
         adapter=adapter,
-        kept={} if adapter else {new: base.folder / old for old, new in base.shards.items()},
+        kept={} if adapter else base.kept_files,
         kept_tensors={
             name: (base.weight_map[name], prod(shape) * DTYPES[tag].bits // 8)
             for name, (tag, shape) in ({} if adapter else base.tensors).items()

@@ -66,6 +66,11 @@ class BaseCheckpoint(BaseFiles):
     hub_id: str | None = None
     commit: str | None = None
 
+    @property
+    def kept_files(self) -> dict[str, Path]:
+        """Where its weight files are, by name in an attached folder."""
+        return {new: self.folder / old for old, new in self.shards.items()}
+
     @cached_property
     def params(self) -> int:
         """Number of its values; of a quantised base before it was quantised, where known."""

@@ -88,7 +88,7 @@ def joined_folder(base_folder: Path, memory: Checkpoint) -> TemporaryDirectory[s
             adapter=str(adapter),
             base=str(base_folder),
         )
-    links = {new: base.folder / old for old, new in base.shards.items()}
+    links = base.kept_files
     for file in sorted(set(added.values())):
         # Beside a lone weight file transformers would not look at the index.
         if file in links or file == SINGLE_FILE:

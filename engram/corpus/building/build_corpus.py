@@ -21,7 +21,7 @@ from engram.corpus.building.unit_work import (
     read_unit,
     reporting,
 )
-from engram.corpus.building.units import UNIT_BYTES, plan_units
+from engram.corpus.building.units import UNIT_BYTES, fitting_bytes, plan_units
 from engram.corpus.results.manifests import CORPUS_SCHEMA, read_manifest
 from engram.corpus.results.result_folder import (
     ResultFolder,
@@ -73,7 +73,7 @@ def build_corpus(
             `RayEngine`.
         resume: Whether to continue an unfinished build; a finished one is recognised.
         overwrite: Whether a corpus or an unfinished build that is there may be replaced.
-        unit_bytes: About as many bytes of text as a unit has.
+        unit_bytes: About as many bytes of text as a unit has; see `fitting_bytes`.
         progress: Called with the bytes of text done so far and their total.
 
     Returns:
@@ -140,7 +140,7 @@ class BuildPlan:
         reader: The text, and the rules by which it becomes a corpus.
         tokenizer: The tokenizer, read from a file.
         output: The folder to appear.
-        unit_bytes: About as many bytes of text as a unit has.
+        unit_bytes: About as many bytes of text as a unit has; see `fitting_bytes`.
     """
 
     reader: TextReader
@@ -156,7 +156,7 @@ class BuildPlan:
             "tokenizer": self.tokenizer.stated(options.adds_eos),
             **{field.name: getattr(options, field.name) for field in fields(TextOptions)},
             **{"add_eos": options.adds_eos, "split": options.splits_by},
-            "unit_bytes": self.unit_bytes,
+            "unit_bytes": fitting_bytes(self.reader.sources, self.unit_bytes),
             "inputs": [
                 {
                     "name": source.name,
@@ -170,6 +170,7 @@ class BuildPlan:
     def tasks(self, folder: Path) -> list[UnitTask]:
         """Cut the work into units, whose files appear in a folder; see `plan_units`."""
         reader, tokenizer = self.reader, self.tokenizer
+        unit_bytes = fitting_bytes(reader.sources, self.unit_bytes)
         return [
             UnitTask(
                 index=index,
@@ -181,7 +182,7 @@ class BuildPlan:
                 text_bytes=reader.total_bytes,
             )
             for index, unit in enumerate(
-                plan_units(reader.sources, reader.options.splits_by, self.unit_bytes)
+                plan_units(reader.sources, reader.options.splits_by, unit_bytes)
             )
         ]
 
@@ -223,8 +224,7 @@ class BuildPlan:
             )
             fresh_tokens, resumed_units = 0, len(manifest["units"])
         else:
-            loaded = self.tokenizer if self.tokenizer.path else None
-            do = engine or (lambda tasks, report: run_local(tasks, workers, report, loaded))
+            do = engine or (lambda tasks, report: run_local(tasks, workers, report))
             fresh_tokens, resumed_units, notes = self._build(job, do, progress)
             manifest = read_manifest(folder)
         return BuiltCorpus(

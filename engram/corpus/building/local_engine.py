@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,19 +17,19 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.building.unit_work import (
     Report,
     UnitResult,
     UnitTask,
     encode_unit,
-    hold_tokenizer,
+    loaded_tokenizer,
     write_unit,
     write_units,
 )
 from engram.errors import EngramError
 
 _SECONDS_BETWEEN_REPORTS = 0.2
+_OPEN_FILES = Path("/proc/self/fd")
 # A unit that is longer, such as a file in one document, starts first: at the end, one worker would
 # do it while the others wait.
 _LONG_BYTES = 2**24
@@ -45,20 +46,19 @@ def run_local(
     tasks: Sequence[UnitTask],
     workers: int,
     report: Report,
-    tokenizer: TokenizerFile | None = None,
 ) -> Iterator[tuple[int, UnitResult]]:
     """Do units, several at a time.
 
     On Linux the processes are forks of this one, which has loaded all modules and the tokenizer
-    already, unless it has other threads. When a unit fails, those in progress are still finished,
-    so that a resumed build does not repeat them. When the caller stops, the processes are killed.
+    already, unless it has other threads of Python. When a unit fails, those in progress are still
+    finished, so that a resumed build does not repeat them. When the caller stops, the processes are
+    killed.
 
     Args:
         tasks: The units.
         workers: Processes; with one, the work is done in this process, which then encodes with
             RAYON_NUM_THREADS threads.
         report: Called with the bytes of all the units that were read so far.
-        tokenizer: The tokenizer of the units if it is loaded.
 
     Yields:
         The index and result of each unit when it is done.
@@ -74,21 +74,25 @@ def run_local(
     is_forked = threads == 1 and _may_fork()
     context: Any = multiprocessing.get_context("fork" if is_forked else "spawn")
     read_bytes = context.RawArray("q", len(tasks))
+    if is_forked:
+        loaded_tokenizer(tasks[0].tokenizer, tasks[0].tokenizer_sha256)
     started: list[Any] = []
     idle: list[Connection] = []
     try:
         with _interrupts_blocked():
             for _ in range(min(workers, len(tasks))):
                 here, there = context.Pipe()
-                words = (there, tokenizer) if is_forked else (there, threads)
                 started.append(
                     context.Process(
                         target=_work_as_fork if is_forked else _work,
-                        args=(*words, read_bytes),
+                        args=(there, threads, read_bytes),
                         daemon=True,
                     )
                 )
-                started[-1].start()
+                with warnings.catch_warnings():
+                    # Python 3.12 warns of the threads of numpy and others, which no fork uses.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    started[-1].start()
                 there.close()
                 idle.append(here)
         yield from _deal(tasks, idle, read_bytes, report)
@@ -101,11 +105,16 @@ def run_local(
 
 
 def _may_fork() -> bool:
-    """Whether a fork of this process can work: it lacks all threads but the one that forks."""
+    """Whether this process may be forked: on Linux, without what a fork would wait for forever.
+
+    A fork has the thread that forks alone. Another one of Python may hold a lock at that moment;
+    those of gigatoken take work that the fork would give them.
+    """
     return (
         sys.platform == "linux"
         and threading.active_count() == 1
-        and "gigatoken" not in sys.modules  # its threads cannot be told from numpy's
+        and "gigatoken" not in sys.modules
+        and _OPEN_FILES.is_dir()
     )
 
 
@@ -182,20 +191,25 @@ def _lost_if_closed() -> Iterator[None]:
         ) from error
 
 
-def _work_as_fork(pipe: Connection, tokenizer: TokenizerFile | None, read_bytes: Any) -> None:
+def _work_as_fork(pipe: Connection, threads: int, read_bytes: Any) -> None:
     """Do units in a forked process; see `_work`."""
+    signal.set_wakeup_fd(-1)
+    for name in signal.valid_signals():
+        if callable(signal.getsignal(name)):  # a handler of the parent's
+            signal.signal(name, signal.SIG_DFL)
     parent: Any = multiprocessing.parent_process()
-    # The lock of the build among them, which must end with the parent.
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        if (number := int(entry.name)) not in (0, 1, 2, pipe.fileno(), parent.sentinel):
-            with suppress(OSError):  # that of the listing is closed already
-                os.close(number)
-    gc.freeze()  # The parent's files are not to be closed again.
+    # The lock of the build is among the parent's files, and must end with it. Objects of the parent
+    # may still write to them: their numbers are not to become those of new files.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    kept = (0, 1, 2, pipe.fileno(), parent.sentinel, nowhere)
+    for number in {int(entry.name) for entry in _OPEN_FILES.iterdir()}.difference(kept):
+        with suppress(OSError):  # that of the listing is closed already
+            os.fstat(number)
+            os.dup2(nowhere, number)
+    gc.freeze()  # The parent's files are not to be closed.
     # The parent may have encoded with threads, which are not here.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if tokenizer is not None:
-        hold_tokenizer(tokenizer)
-    _work(pipe, 1, read_bytes)
+    _work(pipe, threads, read_bytes)
 
 
 def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:

@@ -37,7 +37,6 @@ Report = Callable[[int], None]
 _ARRAYS = ("tokens", "lengths")
 # A process encodes all units with the same tokenizer.
 _fast_encoder = lru_cache(maxsize=1)(fast_encoder)
-_held: list[TokenizerFile] = []
 
 
 @dataclass(frozen=True)
@@ -95,20 +94,20 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | Notes]:
         InputError: A document cannot be read or encoded.
         MismatchError: The tokenizer is no longer the one that the build started with.
     """
-    tokenizer = _tokenizer(task.tokenizer, task.tokenizer_sha256)
+    tokenizer = loaded_tokenizer(task.tokenizer, task.tokenizer_sha256)
     reader = TextReader(task.sources, task.rules)
     chosen = _fast_encoder(tokenizer, task.text_bytes)
     yield from encode(reader, reader.blocks(), tokenizer, chosen)
 
 
-def hold_tokenizer(tokenizer: TokenizerFile) -> None:
-    """Have the units of this process encoded with a tokenizer that is loaded already."""
-    _held[:] = [tokenizer]
-
-
 @lru_cache(maxsize=1)
-def _tokenizer(name: str, sha256: str) -> TokenizerFile:
-    tokenizer = _held[0] if _held else load_tokenizer(name)
+def loaded_tokenizer(name: str, sha256: str) -> TokenizerFile:
+    """Return the tokenizer of units, which a process and its forks load once.
+
+    Raises:
+        MismatchError: It is no longer the one that the build started with.
+    """
+    tokenizer = load_tokenizer(name)
     check_digest(tokenizer, name, sha256)
     return tokenizer
 

@@ -27,25 +27,35 @@ _BLOCK_BYTES = 2**14
 Unit = tuple[Source, ...]
 
 
+def fitting_bytes(sources: Sequence[Source], most_bytes: int) -> int:
+    """Return about how many bytes of text a unit is to have.
+
+    Args:
+        sources: The files.
+        most_bytes: What it is for a long text, and for one of two units or fewer. Others are cut
+            into some 64 units of 512 KiB or more, if these are smaller.
+    """
+    total = sum(source.size_bytes or 0 for source in sources)
+    if total <= 2 * most_bytes:
+        return most_bytes
+    return min(most_bytes, max(_LEAST_BYTES, total // _LEAST_UNITS))
+
+
 def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
     """Cut a text into units.
 
     A plain file is cut at the first end of a document after every `unit_bytes`, a .parquet between
     row groups, an .arrow between record batches; compressed files, and files that are one document
-    each, stay whole. Small files share a unit. A text of few units is cut into more of them, which
-    are not below 512 KiB.
+    each, stay whole. Small files share a unit.
 
     Args:
         sources: The files.
         split: The end of a document in plain text.
-        unit_bytes: Approximate bytes per unit of a long text.
+        unit_bytes: Approximate bytes per unit.
 
     Returns:
         The units. Their documents, in order, are those of the sources.
     """
-    total = sum(source.size_bytes or 0 for source in sources)
-    if total > 2 * unit_bytes:
-        unit_bytes = min(unit_bytes, max(_LEAST_BYTES, total // _LEAST_UNITS))
     parts = (part for source in sources for part in _parts(source, split, unit_bytes))
     return list(map(tuple, grouped(parts, lambda part: part.size_bytes or 0, unit_bytes)))
 

@@ -25,8 +25,8 @@ from engram.errors import InputError
 from engram.growth import Growth, pieces
 
 _CHUNK = 2**16
-# An order that grows its tables falls behind for so many batches without stopping the others.
-_MOST_WAITING = 4
+# An order that grows its tables falls behind for so many tokens without stopping the others.
+_MOST_WAITING = 2**21
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Statistics:
     Rows follow from the distinct n-grams while all of them are kept. When an order has too many,
     the rows of those so far are marked in bitmaps, and from then on the rows of every token.
 
-    Memory: the sets of `DistinctWindows`; and one bit per row of every table of the orders that
-    have too many n-grams.
+    Memory: the sets of `DistinctWindows`; one bit per row of every table of the orders that have
+    too many n-grams; and the batches that are being counted, of two million tokens or two batches.
 
     Args:
         addresses: The memory's constants.
@@ -123,7 +123,7 @@ class Statistics:
         self._tokens = 0
 
     def add(self, batch: TokenBatch) -> None:
-        """Add documents.
+        """Add documents, whose arrays must not change until something is read of the counts.
 
         Raises:
             InputError: A token id is not below the tokenizer's length.
@@ -201,8 +201,10 @@ class Statistics:
         self._waiting.append((piece, counting))
 
     def _wait(self, most: int = 0) -> None:
-        """Wait until at most so many batches are being counted; mark the rows of the others."""
-        while len(self._waiting) > most:
+        """Wait until at most so many tokens, or one batch, wait; mark the rows of the others."""
+        while self._waiting and (
+            not most or sum(len(it.ids) for it, _ in list(self._waiting)[1:]) > most
+        ):
             piece, counting = self._waiting.popleft()
             starts = [future.result() for future in counting]
             marking = [
@@ -212,6 +214,11 @@ class Statistics:
                 for rows in counts.rows
             ]
             list(self._pool.map(lambda item, piece=piece: item[0].add(piece, item[1]), marking))
+
+    def close(self) -> None:
+        """End all counting; nothing can be added any more."""
+        for pool in (*self._counters, self._pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def growth(self) -> tuple[Growth, ...]:
         """Return the growth curve of the distinct n-grams of each order."""

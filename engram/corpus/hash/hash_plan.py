@@ -61,7 +61,7 @@ class HashPlan:
         addresses: Its constants, of the layers that are hashed.
         output: The folder of hash ids to appear; None for statistics alone.
         options: How the text is read, what is counted, and the form of the ids.
-        unit_bytes: About as many bytes of text as one worker tokenises at a time.
+        unit_bytes: At most about as many bytes of text as one worker tokenises at a time.
         note: A note for people on the tokenizer of tokens; None when there is nothing to say.
     """
 
@@ -200,7 +200,7 @@ class HashPlan:
             blocks: Iterator[Block] = iter(reader)
             # Two threads would list the problems of skipped documents in any order.
             if chosen[0] is not None and reader.options.on_error == "stop":
-                blocks = some_ahead(blocks)
+                blocks = some_ahead(blocks, 1)
             yield from encode(reader, blocks, self.tokenizer, chosen)
         else:
             tasks = self._tokenising(reader, Path()).tasks(Path())

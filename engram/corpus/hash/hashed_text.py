@@ -183,31 +183,32 @@ def count_tokens(
                 if progress is not None:
                     progress(batch.read_bytes, total_bytes)
 
-    with closing(passing()) as passed:
-        if engine is not None:
-            engine.count(passed, statistics)
-        else:
-            for batch in passed:
-                statistics.add(batch)
-    if not tokens:
-        raise InputError("The text has no tokens.", documents=documents)
-    return HashCounts(
-        documents=documents,
-        tokens=tokens,
-        ids=tokens * len(addresses.layers) * addresses.n_columns,
-        layers=statistics.layers(),
-        growth=statistics.growth(),
-        cache_tokens=0 if sample is None else sample.tokens,
-        caches=() if sample is None else sample.layers(),
-        notes=notes,
-    )
+    with closing(statistics):
+        with closing(passing()) as passed:
+            if engine is not None:
+                engine.count(passed, statistics)
+            else:
+                for batch in passed:
+                    statistics.add(batch)
+        if not tokens:
+            raise InputError("The text has no tokens.", documents=documents)
+        return HashCounts(
+            documents=documents,
+            tokens=tokens,
+            ids=tokens * len(addresses.layers) * addresses.n_columns,
+            layers=statistics.layers(),
+            growth=statistics.growth(),
+            cache_tokens=0 if sample is None else sample.tokens,
+            caches=() if sample is None else sample.layers(),
+            notes=notes,
+        )
 
 
-def some_ahead(items: Iterator[T]) -> Generator[T]:
-    """Fetch the next items in a thread while the caller works on this one."""
+def some_ahead(items: Iterator[T], most: int = _AHEAD) -> Generator[T]:
+    """Fetch the next items in a thread, so many at most, while the caller works on this one."""
     end, pool = object(), ThreadPoolExecutor(1)
     try:
-        following = deque(pool.submit(next, items, end) for _ in range(_AHEAD))
+        following = deque(pool.submit(next, items, end) for _ in range(most))
         item: Any
         while (item := following.popleft().result()) is not end:
             following.append(pool.submit(next, items, end))

@@ -181,10 +181,55 @@ def test_a_process_with_other_threads_is_not_forked(monkeypatch):
     assert not local_engine._may_fork()
 
 
-def test_a_text_of_few_units_is_cut_into_more(tmp_path):
-    sources, _ = find_sources(text_file(tmp_path, text="A line of text.\n\n" * 2**18))
-    assert len(plan_units(sources, "paragraph", 2**22)) == 2
-    assert len(plan_units(sources, "paragraph", 2**21)) == 9
+_FORKED = """
+import json, logging, os, signal, sys
+from pathlib import Path
+from engram.corpus.building import local_engine
+from engram.corpus.building.build_corpus import build_corpus
+
+text, tokenizer, folder = sys.argv[1:]
+files = [open(f"{folder}/log-{number}", "w") for number in range(20)]
+for file in files:
+    logging.getLogger().addHandler(logging.StreamHandler(file))
+signal.signal(signal.SIGTERM, lambda number, frame: None)
+encode = local_engine.encode_unit
+
+def watched(task):
+    for batch in encode(task):
+        logging.warning("a line that belongs in no unit")
+        yield batch
+    handled = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    Path(folder, f"unit-{task.index}.json").write_text(json.dumps([os.getpid(), handled]))
+
+local_engine.encode_unit = watched
+build_corpus(text, tokenizer, folder + "/out", workers=2, unit_bytes=9000)
+print(os.getpid())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no forks for this")
+def test_forks_do_not_touch_what_their_parent_has(tmp_path):
+    path, tokenizer = text_file(tmp_path, text=TEXT * 60), BPE
+    build_corpus(path, str(tokenizer), tmp_path / "alone", unit_bytes=9000)
+    words = [sys.executable, "-c", _FORKED, str(path), str(tokenizer), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
+    notes = [json.loads(it.read_text()) for it in tmp_path.glob("unit-*.json")]
+    workers = {pid for pid, _ in notes}
+    assert len(notes) > 2
+    assert workers
+    assert int(done.stdout) not in workers
+    assert not any(handled for _, handled in notes)
+    assert all(not it.read_text() for it in tmp_path.glob("log-*"))
+    assert digests(tmp_path / "alone") == digests(tmp_path / "out")
+
+
+def test_a_short_text_is_cut_into_more_units_which_the_job_says(tmp_path):
+    path = text_file(tmp_path, text="A line of text.\n\n" * 2**19)
+    plan = build_module.plan_build(path, str(BPE), tmp_path / "out")
+    assert plan.job()["unit_bytes"] == 2**19
+    assert len(plan.tasks(tmp_path)) == 17
+    few = replace(plan, unit_bytes=2**12)
+    assert few.job()["unit_bytes"] == 2**12
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -457,7 +502,7 @@ def test_a_tokenizer_that_changes_between_builds_is_read_again(tmp_path):
 
 
 def test_a_tokenizer_that_changed_is_refused(tmp_path, monkeypatch):
-    unit_work._tokenizer.cache_clear()
+    unit_work.loaded_tokenizer.cache_clear()
     word = load_tokenizer(str(WORD))
     monkeypatch.setattr(unit_work, "load_tokenizer", lambda _name: word)
     with pytest.raises(MismatchError, match="not the one that the tokens were made with"):
