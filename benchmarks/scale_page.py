@@ -36,7 +36,7 @@ from engram.units import format_count
 DOCS = Path(__file__).parents[1] / "docs"
 TEMPLATE = Path(__file__).with_suffix(".md")
 # Bounds of the memory, in bytes; docs/scale.md states their parts.
-HASH_BASE, SETS, NGRAM_BYTES = 1.1e9, 2 * 2**24, 48
+HASH_BASE, SETS, NGRAM_BYTES = 1.1e9, 2 * 2**24, 54
 BUILD_CORE_BYTES, ATTACH_BYTES = 1.1e9, 1.5e9
 TABLE_SERIES = ("kernel", "ram", "disk", "step", "file-step", "hash-table", "attach")
 
