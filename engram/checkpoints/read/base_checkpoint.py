@@ -68,7 +68,7 @@ class BaseCheckpoint(BaseFiles):
 
     @property
     def kept_files(self) -> dict[str, Path]:
-        """Where its weight files are, by name in an attached folder."""
+        """Paths of its weight files, by name in an attached folder."""
         return {new: self.folder / old for old, new in self.shards.items()}
 
     @cached_property

@@ -25,7 +25,7 @@ from engram.errors import InputError
 from engram.growth import Growth, pieces
 
 _CHUNK = 2**16
-# An order that grows its tables falls behind for so many tokens without stopping the others.
+# An order that grows its tables may be late by so many tokens before the others wait for it.
 _MOST_WAITING = 2**21
 
 
