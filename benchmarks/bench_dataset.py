@@ -135,23 +135,20 @@ def written_ratios(format: str, found: Sequence[Written], fixed: Sequence[Writte
             note=f"{one.size_bytes / 1e9:.2f} GB; {min(it.seconds for it in found):.1f} s at best, "
             f"of which {start:.1f} s for a small corpus, too; the write "
             f"{min(it.plain for it in found):.1f} s",
-        ),
-        Ratio(
-            f"hash-{format}-digests",
-            f"limit of {command}: the sha256 of its files, {WORKERS} threads",
-            "a synced write of the same bytes",
-            [it.plain / it.digests for it in found],
-            note=f"{min(it.digests for it in found):.1f} s",
-        ),
+        )
     ]
+    limits = {"digests": "the sha256 of its files"}
     if one.encoding:
+        limits["encoding"] = "pyarrow's own work"
+    for name, words in limits.items():
+        seconds = [getattr(it, name) for it in found]
         ratios.append(
             Ratio(
-                f"hash-{format}-encoding",
-                f"limit of {command}: pyarrow's own work, {WORKERS} threads",
+                f"hash-{format}-{name}",
+                f"limit of {command}: {words}, {WORKERS} threads",
                 "a synced write of the same bytes",
-                [it.plain / it.encoding for it in found],
-                note=f"{min(it.encoding for it in found):.1f} s",
+                [it.plain / taken for it, taken in zip(found, seconds, strict=True)],
+                note=f"{min(seconds):.1f} s",
             )
         )
     return ratios

@@ -33,7 +33,7 @@ from numba import njit, types  # noqa: TID253 - this module is itself imported o
 from numba.extending import intrinsic  # noqa: TID253
 
 from engram.addressing.hash_inputs import KINDS, LOW_BITS, MASKED, multipliers_width
-from engram.storage.machine_code import compiled
+from engram.storage.machine_code import compiled, prefetch
 
 LANES = 8
 # Tokens a block, and mixes a block: their arrays stay in the first cache of any processor.
@@ -72,13 +72,6 @@ def _store_rows(
     """
     index = types.intp
     signature = types.void(high, low, index, constants, index, index, out, index, lanes)
-
-    def prefetch(builder: Any, pointer: Any) -> None:
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        call = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
-        # To be written, kept in all caches, data.
-        builder.call(call, [builder.bitcast(pointer, byte), number(1), number(3), number(1)])
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         of, at, heads, to = values[2], values[4], values[5], values[7]

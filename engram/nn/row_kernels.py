@@ -6,11 +6,10 @@ the processor is told in time. Imported only when used.
 
 from typing import Any
 
-from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from engram.storage.machine_code import compiled
+from engram.storage.machine_code import compiled, prefetch
 
 # Rows between the one that is fetched and the one that is changed, and values of a cache line.
 _AHEAD = 32
@@ -25,12 +24,7 @@ def _fetch(context: Any, values: Any, row: Any, column: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         width = builder.extract_value(array.shape, 1)
         place = builder.add(builder.mul(arguments[1], width), arguments[2])
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        call = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
-        pointer = builder.bitcast(builder.gep(array.data, [place]), byte)
-        # To be written, kept in all caches, data.
-        builder.call(call, [pointer, number(1), number(3), number(1)])
+        prefetch(builder, builder.gep(array.data, [place]))
         return context.get_dummy_value()
 
     return types.void(values, types.intp, types.intp), generate

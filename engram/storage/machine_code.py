@@ -35,3 +35,19 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return call
 
     return compile_function
+
+
+def prefetch(builder: Any, pointer: Any) -> None:
+    """Have compiled code fetch the line of a pointer into all caches, to be written.
+
+    Args:
+        builder: llvmlite's, of a function of numba's `intrinsic`.
+        pointer: A value of it.
+    """
+    from llvmlite import ir
+
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    call = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+    # To be written, kept in all caches, data.
+    builder.call(call, [builder.bitcast(pointer, byte), number(1), number(3), number(1)])

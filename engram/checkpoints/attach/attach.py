@@ -120,7 +120,8 @@ def attach(
 
         compat.check()
         folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
-        base, memory, stored = _read(model, folder, asked, output, own, dtype)
+        if begun is None:
+            base, memory, stored = _read(model, folder, asked, output, own, dtype)
         plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
         if isinstance(asked, SizeOptions):
             text = dump_config(plan.config, title=f"Sized for {base.name}")

@@ -26,9 +26,6 @@ from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Dtype tag and shape of tensors, by name.
-Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
-
 _TABLE_STD = 1.0  # as the reference demo's table starts
 # So many that Python's lock, which the import of transformers holds meanwhile, is asked for rarely.
 CHUNK_VALUES = 2**24
@@ -38,7 +35,7 @@ _QUANTISED_PART = 2**4
 
 def first_values(
     made: AttachPlan,
-    tensors: Tensors,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
     dtype: TableDtype,
     init: Init,
 ) -> list[TensorStream]:

@@ -43,9 +43,7 @@ class WorkerLostError(EngramError):
 
 
 def run_local(
-    tasks: Sequence[UnitTask],
-    workers: int,
-    report: Report,
+    tasks: Sequence[UnitTask], workers: int, report: Report
 ) -> Iterator[tuple[int, UnitResult]]:
     """Do units, several at a time.
 
