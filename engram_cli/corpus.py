@@ -109,7 +109,7 @@ def build(
         return
     with (
         working_on(out, output, STDIN in inputs),
-        out.progress("Tokenising") as step,
+        out.progress("Tokenising", has_thread=False) as step,  # its workers are forks
         doing as ray,
     ):
         built = plan.run(

@@ -143,12 +143,15 @@ class Output:
             raise
 
     @contextmanager
-    def progress(self, title: str, unit: str = "bytes") -> Iterator[Progress]:
+    def progress(
+        self, title: str, unit: str = "bytes", *, has_thread: bool = True
+    ) -> Iterator[Progress]:
         """Show a progress bar while the block runs, on a terminal only.
 
         Args:
             title: Name of the work, such as "Hashing".
             unit: The amounts that it counts: bytes, or something else that is named so.
+            has_thread: See `engram_cli.progress.progress_bar`.
 
         Yields:
             A function to call with the amount done so far and in all (None if unknown).
@@ -158,7 +161,7 @@ class Output:
             return
         from engram_cli.progress import progress_bar
 
-        with progress_bar(printable(title), unit) as step:
+        with progress_bar(printable(title), unit, has_thread=has_thread) as step:
             yield step
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,8 @@ from engram.units import format_bytes, format_count
 
 # A rate over less time is not reliable.
 _LEAST_SECONDS = 0.5
+# Between two drawings of a bar that has no thread.
+_SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 class _AmountColumn(ProgressColumn):
@@ -53,12 +56,16 @@ class _AmountColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(title: str, unit: str = "bytes") -> Iterator[files.Progress]:
+def progress_bar(
+    title: str, unit: str = "bytes", *, has_thread: bool = True
+) -> Iterator[files.Progress]:
     """Show a bar on stderr while the block runs.
 
     Args:
         title: Name of the work.
         unit: The amounts that it counts: bytes, or something else that is named so.
+        has_thread: Whether a thread draws it all the time. Without one, which a process that is to
+            be forked must not have, it is drawn when the function is called.
 
     Yields:
         A function to call with the amount done so far and in all.
@@ -71,16 +78,21 @@ def progress_bar(title: str, unit: str = "bytes") -> Iterator[files.Progress]:
         _AmountColumn(unit, Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, auto_refresh=has_thread) as bar:
         task = bar.add_task(title, total=None, begin=0)
         before: int | None = None
+        drawn = 0.0
 
         def step(done: int, total: int | None) -> None:
-            nonlocal before
+            nonlocal before, drawn
             if before is None or done < before:
                 # The work of an earlier run does not count for the rate; a second pass starts anew.
                 bar.reset(task, total=total, completed=done, begin=done)
             bar.update(task, completed=done, total=total)
             before = done
+            if not has_thread and monotonic() - drawn >= _SECONDS_BETWEEN_DRAWINGS:
+                bar.refresh()
+                drawn = monotonic()
 
         yield step

@@ -16,6 +16,7 @@ from engram.errors import LayoutError, MismatchError
 from engram.nn.compat import records_a_graph
 from engram.storage.dtypes import FP8_SCALE_BLOCK
 from engram.storage.row_encodings.rounding_kernels import LEAST_VALUES, fp8_rows, int8_rows
+from engram.storage.row_encodings.widening_kernels import fp8_values
 
 # Largest e4m3 value, 1.75 * 2^8, and the floor of a block's largest value (DeepSeek-V4.1's tables).
 _FP8_MANTISSA, _FP8_EXPONENT = 0.875, 9
@@ -97,13 +98,15 @@ def quantise_int8(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _compilable(values: Tensor) -> NDArray[np.float32] | None:
     """Return values in numpy, where compiled code is worth it and no graph is recorded."""
-    is_plain = values.device.type == "cpu" and type(values) is Tensor
-    if torch.is_grad_enabled() and values.requires_grad:
-        return None
-    if not is_plain or values.numel() < LEAST_VALUES or records_a_graph():
+    if not _is_compilable(values) or (torch.is_grad_enabled() and values.requires_grad):
         return None
     wide: NDArray[np.float32] = values.detach().float().numpy()
     return wide
+
+
+def _is_compilable(values: Tensor) -> bool:
+    is_plain = values.device.type == "cpu" and type(values) is Tensor
+    return is_plain and values.numel() >= LEAST_VALUES and not records_a_graph()
 
 
 def dequantise_int8(
@@ -159,6 +162,10 @@ def dequantise_fp8(
         )
     if scales.dtype == torch.uint8:
         scales = scales.view(torch.float8_e8m0fnu)
+    if _is_compilable(codes):
+        stored = (part.contiguous().view(torch.uint8).numpy() for part in (codes, scales))
+        wide = fp8_values(*stored, rows_per_scale, FP8_SCALE_BLOCK)
+        return torch.from_numpy(wide).to(dtype)
     factors = scales.float().repeat_interleave(rows_per_scale, dim=0)[:rows]
     factors = factors.repeat_interleave(FP8_SCALE_BLOCK, dim=1)[:, :width]
     return codes.float().mul_(factors).to(dtype)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -116,6 +117,28 @@ def test_progress_on_a_terminal_only_shows_rate_and_amount(monkeypatch):
     assert "1.00 MiB / 2.00 MiB" in drawn
     assert "MiB/s" in drawn
     assert draw(quiet=True) == ""
+
+
+def test_a_bar_without_a_thread_is_drawn_by_reports(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    threads = threading.active_count()
+    with Output().progress("Tokenising", has_thread=False) as step:
+        assert threading.active_count() == threads
+        assert "Tokenising" in stream.getvalue()
+        step(2**19, 2**21)
+        assert "512.00 KiB / 2.00 MiB" in stream.getvalue()
+        size = len(stream.getvalue())
+        step(2**20, 2**21)  # too soon
+        assert len(stream.getvalue()) == size
+        time.sleep(0.2)
+        step(2**20, 2**21)
+        assert "1.00 MiB / 2.00 MiB" in stream.getvalue()
 
 
 @pytest.mark.parametrize("width", [80, 60])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.checkpoints.convert.recoded import LossRecord, Part, Rows
 from engram.checkpoints.gguf.gguf_stored import GgufStored
-from engram.errors import InputError
 from engram.storage.dtypes import FP8_SCALE_BLOCK
 from engram.storage.ggml_types import type_named
 from engram.storage.gguf_writer import NewTensor
@@ -20,9 +18,6 @@ from engram.storage.row_encodings.known_encodings import row_bytes, row_encoding
 from engram.storage.row_encodings.rounding import round_rows
 from engram.storage.row_encodings.scaled_encodings import interleave
 from engram.tensor_names import TABLE
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _CHUNK_VALUES = 2**19
 _BYTES = type_named("I8")
@@ -123,8 +118,8 @@ def _rounded(
         before = before + np.float32(shift)
     stored = round_rows(encoding, before)
     after = row_encoding(encoding).decode(stored)
-    _demand_finite(tensor, encoding, read, after)
-    record.add((*place, first_row), read, torch.from_numpy(after - np.float32(shift)))
+    kept = torch.from_numpy(after - np.float32(shift))
+    record.add((*place, first_row), tensor, encoding, read, kept)
     return stored
 
 
@@ -143,8 +138,7 @@ def _fp8_rows(
     before = tensor.read(first_row, rows)
     quantised = quantise_fp8(before)
     after = dequantise_fp8(*quantised, dtype=torch.float32)
-    _demand_finite(tensor, "fp8", before, after.numpy())
-    record.add((*place, first_row), before, after)
+    record.add((*place, first_row), tensor, "fp8", before, after)
     codes, scales = (tensor_bytes(it).reshape(rows, -1) for it in quantised)
     return codes, scales
 
@@ -164,13 +158,3 @@ def _part(
     rows: int,
 ) -> NDArray[np.uint8]:
     return read(first_row, rows)[index]
-
-
-def _demand_finite(tensor: Rows, encoding: str, before: Tensor, after: NDArray[np.float32]) -> None:
-    if not (before.isfinite().all() and np.isfinite(after).all()):
-        raise InputError(
-            f"{tensor.name} holds values that are not finite, or that {encoding} cannot hold.",
-            "Keep its type, or use BF16.",
-            tensor=tensor.name,
-            stored_as=encoding,
-        )

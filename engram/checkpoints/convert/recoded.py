@@ -15,6 +15,7 @@ from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
 from engram.storage.dtypes import FLOATS, FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
+from engram.storage.row_encodings.rounding_errors import rounding_errors
 from engram.storage.safetensors_writer import TensorStream
 from engram.tensor_names import TABLE
 
@@ -96,16 +97,33 @@ class LossRecord:
     chunks: dict[_Chunk, _Squares] = field(default_factory=dict)
     _taken: int = 0
 
-    def add(self, chunk: _Chunk, before: Tensor, after: Tensor) -> None:
-        """Compare the values of a chunk with what became of them."""
+    def add(
+        self, chunk: _Chunk, tensor: Rows, stored_as: str, before: Tensor, after: Tensor
+    ) -> None:
+        """Compare the values of a chunk with what became of them.
+
+        Args:
+            chunk: The chunk.
+            tensor: What it is a part of.
+            stored_as: Name of the type that its values were rounded to.
+            before: Its values.
+            after: What is stored of them, of the same shape.
+
+        Raises:
+            InputError: They are not finite, or the type cannot hold them.
+        """
         import torch
 
-        wide = torch.promote_types(before.dtype, after.dtype)
-        error = after.to(wide) - before.to(wide)
-        norms = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (error, before))
-        squares, values = (float(norm) ** 2 for norm in norms)
-        largest = float(error.abs().max()) if error.numel() else 0.0
-        self.chunks[chunk] = (largest, squares, values, error.numel())
+        wide = torch.promote_types(torch.promote_types(before.dtype, after.dtype), torch.float32)
+        compared = rounding_errors(before.to(wide).numpy(), after.to(wide).numpy())
+        if not all(map(math.isfinite, compared)):
+            raise InputError(
+                f"{tensor.name} holds values that are not finite, or that {stored_as} cannot hold.",
+                "Keep its type, or use bfloat16 (BF16 in a GGUF file).",
+                tensor=tensor.name,
+                stored_as=stored_as,
+            )
+        self.chunks[chunk] = (*compared, before.numel())
 
     def take(self) -> list[Any]:
         """See `engram.storage.unfinished.Notes`."""
@@ -184,7 +202,7 @@ def _rounded(
     """Make the values of a chunk.
 
     Raises:
-        InputError: They are not finite, or the dtype cannot hold them.
+        InputError: See `LossRecord.add`.
     """
     import torch
 
@@ -196,14 +214,7 @@ def _rounded(
         after = FORMATS[dtype].dequantise(stored, scales, dtype=torch.float32)
     else:
         stored = after = before.to(getattr(torch, dtype))
-    if not (before.isfinite().all() and after.isfinite().all()):
-        raise InputError(
-            f"{tensor.name} holds values that are not finite, or that {dtype} cannot hold.",
-            "Keep its dtype, or use bfloat16.",
-            tensor=tensor.name,
-            stored_as=dtype,
-        )
-    record.add((*place, first_row), before, after)
+    record.add((*place, first_row), tensor, dtype, before, after)
     return tensor_bytes(stored)
 
 

@@ -147,6 +147,9 @@ class OrderCounts:
 class RowsHit:
     """Bitmaps of the rows hit, of the heads of one layer and order.
 
+    Heads of which every row was hit are not marked any more: of a long text and small tables that
+    is soon all of them.
+
     Args:
         multipliers: Multipliers of the layer, one for each token of a window.
         primes: Rows of each head.
@@ -162,19 +165,34 @@ class RowsHit:
         *bases, words = accumulate((-(-prime // 64) for prime in primes), initial=0)
         self._bases = np.array(bases)
         self.bits: Any = np.zeros(words, dtype=np.uint64)
+        # Heads with rows that were not hit, and windows marked since that was looked at.
+        self._open = np.arange(len(primes))
+        self._marked = 0
 
     def add(self, piece: Piece, begin: int) -> None:
         """Mark the rows of documents, from a window on."""
         from engram.corpus.counts import count_kernels
 
+        self._close_full()
+        if not len(self._open):
+            return
+        primes, bases = self._primes[self._open], self._bases[self._open]
         for slots in piece.windows(len(self.multipliers), begin):
-            count_kernels.mark_rows(slots, self.multipliers, self._primes, self._bases, self.bits)
+            count_kernels.mark_rows(slots, self.multipliers, primes, bases, self.bits)
+            self._marked += slots.shape[1]
 
     def add_mixes(self, mixes: NDArray[np.uint64]) -> None:
         """Mark the rows of windows that were mixed."""
         from engram.corpus.counts import count_kernels
 
         count_kernels.mark_mixes(mixes, self._primes, self._bases, self.bits)
+        self._marked += len(mixes)
+
+    def _close_full(self) -> None:
+        """Look for heads that are full, at the price of a small part of the marking since."""
+        if len(self._open) and self._marked >= self._primes[self._open].max():
+            self._open = np.flatnonzero(np.array(self.hits(), np.uint64) < self._primes)
+            self._marked = 0
 
     def hits(self) -> tuple[int, ...]:
         """Return the number of rows hit of each head."""

@@ -91,7 +91,8 @@ class Statistics:
     """Collects the statistics of a text from its tokens, without storing hash ids.
 
     Rows follow from the distinct n-grams while all of them are kept. When an order has too many,
-    the rows of those so far are marked in bitmaps, and from then on the rows of every token.
+    the rows of those so far are marked in bitmaps, and from then on the rows of every token, in heads
+    that have rows left.
 
     Memory: the sets of `DistinctWindows`; one bit per row of every table of the orders that have
     too many n-grams; and the batches that are being counted, of two million tokens or two batches.
