@@ -107,15 +107,19 @@ def test_windows_that_are_merged_are_those_that_are_added(order, tokens, cut, mo
             slots[k, k:] = part[: len(part) - k]
         return slots
 
+    def add(distinct, part):
+        ids, boundaries = np.array(part, np.uint32), np.array([0, len(part)])
+        distinct.add(ids, boundaries, 0, len(part), fill=0)
+
     parts = [tokens[:cut], tokens[cut:]]
     together = DistinctWindows(order, 5, most)
     for part in parts:
-        together.add(windows(part))
+        add(together, part)
     first = DistinctWindows(order, 5, most)
-    first.add(windows(parts[0]))
+    add(first, parts[0])
     first.count()
     second = DistinctWindows(order, 5, most)
-    second.add(windows(parts[1]))
+    add(second, parts[1])
     second.count()
     low, high = sorted((first, second), key=lambda one: one.level)
     high.merge(low.sets())

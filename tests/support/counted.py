@@ -9,6 +9,7 @@ import numpy as np
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
 from engram.config.engram_config import EngramConfig
+from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.tokens.tokenise import TokenBatch
 from support.paths import GOLDEN
 
@@ -51,6 +52,20 @@ def batch_of(documents: list[list[int]]) -> TokenBatch:
     tokens = np.array([token for document in documents for token in document], dtype=np.uint16)
     boundaries = np.cumsum([0, *map(len, documents)], dtype=np.int64)
     return TokenBatch(tokens, boundaries, 0)
+
+
+def add_windows(windows: DistinctWindows, slots: np.ndarray) -> None:
+    """Add windows that have no token in common, one by one.
+
+    Args:
+        windows: The set.
+        slots: Ids of the windows ``[order, n]``: slot k holds the id k positions back.
+    """
+    order = len(slots)
+    ids = slots[::-1].T.flatten()
+    boundaries = np.array([0, len(ids)])
+    for end in range(order, len(ids) + 1, order):
+        windows.add(ids, boundaries, end - 1, end, fill=0)
 
 
 def random_documents(seed: int, count: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ DEFAULT_MOST = 2**24
 _PILES = 256
 _PILE_WORDS = 2**14
 _MOST_PARTS = 64
-_LEAST_ROOM = 64
+_LEAST_ROOM = 2**10
 # Share of a table that may be used, and by how much one grows.
 _MOST_USED = 0.8
 _GROWTH = 1.5
@@ -62,36 +62,58 @@ class DistinctWindows:
         parts = -(-vocab_size // firsts) if firsts else 0
         self._parts = parts if parts <= _MOST_PARTS else 0
         self._bits = (_PILES // max(self._parts, 1)).bit_length() - 1
-        self._tables = [_Table(self._bits) for _ in range(max(self._parts, 1) << self._bits)]
-        # Words that are not yet in the tables.
-        self._piles = np.empty((len(self._tables), _PILE_WORDS), np.uint64)
-        self._sizes = np.zeros(len(self._tables), np.int64)
-        self._kept = 0
+        count = max(self._parts, 1) << self._bits
+        self._tables = _Tables(count, self._bits)
+        # Words that are not yet in the tables, and how many of each pile are.
+        self._piles = np.empty((count, _PILE_WORDS), np.uint64)
+        self._sizes, self._counted = np.zeros((2, count), np.int64)
         self._before_sampling = before_sampling
         self.level = level
         self.added = 0
         self.exact_until = None if self.is_exact else 0
 
-    def add(self, slots: NDArray[np.uint32]) -> None:
-        """Add windows ``[order or more, n]``: slot k holds the id k positions back."""
+    def add(
+        self,
+        ids: NDArray[np.uint32],
+        boundaries: NDArray[np.int64],
+        begin: int,
+        end: int,
+        fill: int,
+    ) -> None:
+        """Add the windows that end at positions begin..end-1 of documents.
+
+        Args:
+            ids: Ids of the documents ``[n]``.
+            boundaries: Starts of the documents, and the end of the last, ``[documents + 1]``.
+            begin: First position.
+            end: Position after the last.
+            fill: The id that is read before a document.
+        """
         from engram.corpus.counts import window_kernels
 
-        slots = slots[: self._order]
-        words = np.empty(slots.shape[1], np.uint64)
-        part_of = np.zeros(slots.shape[1], np.uint8)
-        if self._parts:
-            window_kernels.pack_windows(slots, self.vocab_size, self._parts, words, part_of)
-        else:
-            window_kernels.hash_windows(slots, words)
-        begin, before = 0, self.added
-        while begin < len(words):
-            begin, full = window_kernels.deal_words(
-                words, part_of, begin, self._dropped, self._bits, self._piles, self._sizes
+        position = begin
+        while position < end:
+            position, full = window_kernels.count_windows(
+                ids,
+                boundaries,
+                position,
+                end,
+                fill,
+                self._order,
+                self.vocab_size,
+                self._parts,
+                self._dropped,
+                self._bits,
+                self._piles,
+                self._sizes,
+                self._counted,
+                self._tables.places,
+                self._tables.used,
             )
-            self.added = before + begin
             if full >= 0:
-                self._settle(full)
-                self._thin()
+                self._settle(full, full + 1)
+        self.added += end - begin
+        self._thin()
 
     def count(self) -> int:
         """Number of distinct windows added so far."""
@@ -103,28 +125,28 @@ class DistinctWindows:
         """Return the kept words, for merging."""
         self.count()
         found: WindowSets = []
-        for tables in self._by_part():
-            words, counts = zip(*(table.words() for table in tables), strict=True)
+        for piles in self._by_part():
+            words, counts = zip(*map(self._tables.words, piles), strict=True)
             found.append((np.concatenate(words), np.concatenate(counts)))
         return found
 
     def times(self) -> Counts:
         """Return the frequency of every kept window, in the order of `sets`."""
         self.count()
-        return np.concatenate([table.times[table.times > 0] for table in self._tables])
+        return np.concatenate([times[times > 0] for times in self._tables.times])
 
     def merge(self, sets: WindowSets) -> None:
         """Add the kept words of another set, whose level is not higher."""
-        for tables, (words, counts) in zip(self._by_part(), sets, strict=True):
+        for piles, (words, counts) in zip(self._by_part(), sets, strict=True):
             pile_of = (words >> np.uint64(64 - self._bits)).astype(np.int64)
             order = np.argsort(pile_of, kind="stable")
-            ends = np.cumsum(np.bincount(pile_of, minlength=len(tables)))
+            ends = np.cumsum(np.bincount(pile_of, minlength=len(piles)))
             begin = 0
             # Selecting copies: arrays from another process are read-only, for which kernels would
             # be compiled again.
-            for table, end in zip(tables, ends.tolist(), strict=True):
+            for pile, end in zip(piles, ends.tolist(), strict=True):
                 chosen = order[begin:end]
-                self._kept += table.add(words[chosen], counts[chosen], self._dropped)
+                self._tables.add(pile, words[chosen], counts[chosen], self._dropped)
                 begin = end
         self._settle_all()
         self._thin()
@@ -141,11 +163,11 @@ class DistinctWindows:
         self._settle_all()
         mixes = np.empty(self._kept, np.uint64)
         begin = 0
-        for part, tables in enumerate(self._by_part()):
-            for table in tables:
+        for part, piles in enumerate(self._by_part()):
+            for pile in piles:
                 begin += window_kernels.mix_words(
-                    table.keys,
-                    table.times,
+                    self._tables.keys[pile],
+                    self._tables.times[pile],
                     part,
                     self.vocab_size,
                     self._parts,
@@ -173,19 +195,36 @@ class DistinctWindows:
         """Bits that no word of the sample has at the current level."""
         return np.uint64(2**self.level - 1)
 
-    def _by_part(self) -> list[list["_Table"]]:
-        size = 1 << self._bits
-        return [self._tables[at : at + size] for at in range(0, len(self._tables), size)]
+    @property
+    def _kept(self) -> int:
+        """Words in the tables."""
+        return int(self._tables.used.sum())
 
-    def _settle(self, pile: int) -> None:
-        """Count the words of a pile."""
-        words = self._piles[pile, : self._sizes[pile]]
-        self._kept += self._tables[pile].count(words)
-        self._sizes[pile] = 0
+    def _by_part(self) -> list[range]:
+        """The piles of every part."""
+        size = 1 << self._bits
+        return [range(at, at + size) for at in range(0, len(self._sizes), size)]
+
+    def _settle(self, first: int, end: int) -> None:
+        """Count the words of some piles."""
+        from engram.corpus.counts import window_kernels
+
+        while first < end:
+            first = window_kernels.count_piles(
+                first,
+                end,
+                self._bits,
+                self._piles,
+                self._sizes,
+                self._counted,
+                self._tables.places,
+                self._tables.used,
+            )
+            if first < end:
+                self._tables.grow(first)
 
     def _settle_all(self) -> None:
-        for pile in np.flatnonzero(self._sizes).tolist():
-            self._settle(pile)
+        self._settle(0, len(self._sizes))
 
     def _thin(self) -> None:
         """Keep a smaller sample if there are too many windows."""
@@ -197,68 +236,64 @@ class DistinctWindows:
                     self._before_sampling()
             self._settle_all()  # words of piles were dealt for the level before
             self.level += 1
-            self._kept = sum(table.thin(self._dropped) for table in self._tables)
+            self._tables.thin(self._dropped)
 
 
-class _Table:
-    """A hash table of words with the same first bits.
+class _Tables:
+    """Hash tables of words, one for each pile: its words have the same first bits.
 
     Attributes:
-        keys: The words, uint64 ``[capacity]``.
-        times: The frequency of each, 0 where there is none, uint32 ``[capacity]``.
+        keys: The words of each, uint64 ``[capacity]``.
+        times: The frequency of each word, 0 where there is none, uint32 ``[capacity]``.
+        used: Words in each, int64 ``[tables]``.
+        places: Where they are, see `window_kernels.count_piles`.
     """
 
-    def __init__(self, bits: int) -> None:
-        self._bits, self._used = bits, 0
-        self._make(0)
+    def __init__(self, count: int, bits: int) -> None:
+        self._bits = bits
+        self.keys: list[Words] = [np.empty(0, np.uint64)] * count
+        self.times: list[Counts] = [np.empty(0, np.uint32)] * count
+        self.used, self.places = np.zeros(count, np.int64), np.zeros((count, 4), np.int64)
+        for index in range(count):
+            self._make(index, 0)
 
-    def _make(self, words: int) -> None:
+    def _make(self, index: int, words: int) -> None:
+        """Make an empty table with room for so many words."""
         capacity = max(int(words / _MOST_USED) + 1, _LEAST_ROOM)
-        self.keys = np.empty(capacity, np.uint64)
-        self.times = np.zeros(capacity, np.uint32)
-        self._most = int(capacity * _MOST_USED)
+        keys, times = np.empty(capacity, np.uint64), np.zeros(capacity, np.uint32)
+        self.keys[index], self.times[index], self.used[index] = keys, times, 0
+        most = int(capacity * _MOST_USED)
+        self.places[index] = keys.ctypes.data, times.ctypes.data, capacity, most
 
-    def _fill(self, words: Words, counts: Counts, dropped: np.uint64) -> int:
+    def _fill(self, index: int, words: Words, counts: Counts, dropped: np.uint64) -> None:
         from engram.corpus.counts import window_kernels
 
-        fresh: int = window_kernels.add_counts(
-            words, counts, dropped, self._bits, self.keys, self.times
+        self.used[index] += window_kernels.add_counts(
+            words, counts, dropped, self._bits, self.keys[index], self.times[index]
         )
-        self._used += fresh
-        return fresh
 
-    def _remake(self, words: int, dropped: np.uint64) -> None:
+    def _remake(self, index: int, words: int, dropped: np.uint64) -> None:
         """Move to new arrays with room for so many words."""
-        keys, times = self.keys, self.times
-        self._make(words)
-        self._used = 0
-        self._fill(keys, times, dropped)
+        keys, times = self.keys[index], self.times[index]
+        self._make(index, words)
+        self._fill(index, keys, times, dropped)
 
-    def count(self, words: Words) -> int:
-        """Count words, and return how many were new."""
-        from engram.corpus.counts import window_kernels
+    def grow(self, index: int, more: int = 0) -> None:
+        """Make a table larger, with room for its words and others."""
+        self._remake(index, int((int(self.used[index]) + more) * _GROWTH), np.uint64(0))
 
-        before, done = self._used, 0
-        while True:
-            done, self._used = window_kernels.count_words(
-                words, done, self._bits, self.keys, self.times, self._used, self._most
-            )
-            if done == len(words):
-                return self._used - before
-            self._remake(int(self._used * _GROWTH), np.uint64(0))
+    def add(self, index: int, words: Words, counts: Counts, dropped: np.uint64) -> None:
+        """Add words with their frequencies."""
+        if self.used[index] + len(words) > self.places[index, 3]:
+            self.grow(index, len(words))
+        self._fill(index, words, counts, dropped)
 
-    def add(self, words: Words, counts: Counts, dropped: np.uint64) -> int:
-        """Add words with their frequencies, and return how many were new."""
-        if self._used + len(words) > self._most:
-            self._remake(int((self._used + len(words)) * _GROWTH), np.uint64(0))
-        return self._fill(words, counts, dropped)
+    def thin(self, dropped: np.uint64) -> None:
+        """Drop the words with any of some bits."""
+        for index, used in enumerate(self.used.tolist()):
+            self._remake(index, used, dropped)
 
-    def thin(self, dropped: np.uint64) -> int:
-        """Drop the words with any of some bits, and return how many are left."""
-        self._remake(self._used, dropped)
-        return self._used
-
-    def words(self) -> tuple[Words, Counts]:
-        """Return the words, and the frequency of each."""
-        is_one: Any = self.times > 0
-        return self.keys[is_one], self.times[is_one]
+    def words(self, index: int) -> tuple[Words, Counts]:
+        """Return the words of a table, and the frequency of each."""
+        is_one: Any = self.times[index] > 0
+        return self.keys[index][is_one], self.times[index][is_one]

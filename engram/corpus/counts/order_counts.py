@@ -88,9 +88,9 @@ class OrderCounts:
             added to `rows`; None if there is none.
         """
         before = self.windows.added
-        for slots in piece.windows(self.order):
-            self.windows.add(slots)
-            self._advance(slots.shape[1])
+        for begin, end in piece.cuts:
+            self.windows.add(piece.ids, piece.boundaries, begin, end, piece.fill)
+            self._advance(end - begin)
         until = self.windows.exact_until
         return None if until is None else max(until - before, 0)
 

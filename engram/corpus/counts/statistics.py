@@ -24,7 +24,7 @@ from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
 from engram.growth import Growth, pieces
 
-_CHUNK = 2**16
+_CHUNK = 2**18
 # An order that grows its tables may be late by so many tokens before the others wait for it.
 _MOST_WAITING = 2**21
 
@@ -91,8 +91,8 @@ class Statistics:
     """Collects the statistics of a text from its tokens, without storing hash ids.
 
     Rows follow from the distinct n-grams while all of them are kept. When an order has too many,
-    the rows of those so far are marked in bitmaps, and from then on the rows of every token, in heads
-    that have rows left.
+    the rows of those so far are marked in bitmaps, and from then on the rows of every token, in
+    heads that have rows left.
 
     Memory: the sets of `DistinctWindows`; one bit per row of every table of the orders that have
     too many n-grams; and the batches that are being counted, of two million tokens or two batches.

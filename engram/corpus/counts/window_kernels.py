@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit  # noqa: TID253 - this module is itself imported only when needed
+from numba import carray, njit, types  # noqa: TID253 - itself imported only when needed
+from numba.extending import intrinsic  # noqa: TID253
 
 from engram.storage.machine_code import compiled
 
+# Windows at a time: their words stay in the processor's first caches.
+_CHUNK = 2**12
 _HALF = np.uint64(32)
 _LOW = np.uint64(2**32 - 1)
 _ALL = np.uint64(2**64 - 1)
@@ -39,9 +42,17 @@ def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slot
         fill: The id that is read before a document.
         slots: Output, uint32 ``[N, end - begin]``: slot k holds the id k positions back.
     """
+    _lay(ids, boundaries, begin, end, fill, slots)
+
+
+@_inner
+def _lay(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slots: Any) -> None:
     for k in range(slots.shape[0]):
-        for t in range(max(begin, k), end):
-            slots[k, t - begin] = ids[t - k]
+        # Indices of a slice are not compared with zero: several times as fast.
+        first = min(max(begin, k), end)
+        source, target = ids[first - k : end - k], slots[k, first - begin :]
+        for t in range(len(source)):
+            target[t] = source[t]
     # The first k positions of a document read the fill, whether or not it ends before.
     document = np.searchsorted(boundaries, begin - slots.shape[0])
     while document < len(boundaries) and boundaries[document] < end:
@@ -52,8 +63,8 @@ def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slot
         document += 1
 
 
-@_kernel
-def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
+@_inner
+def _pack(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
     """Turn windows into numbers, without loss, scattered over 64 bits.
 
     Args:
@@ -79,8 +90,8 @@ def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -
         words[t] = _scatter(words[t])
 
 
-@_kernel
-def hash_windows(slots: Any, words: Any) -> None:
+@_inner
+def _hash(slots: Any, words: Any) -> None:
     """Turn windows that do not fit into 64 bits into hashes, uint64 ``[n]``."""
     for t in range(slots.shape[1]):
         word = np.uint64(0)
@@ -89,27 +100,93 @@ def hash_windows(slots: Any, words: Any) -> None:
         words[t] = word
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(context: Any, address: Any) -> Any:
+    """Return an address as a pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(address), generate
+
+
 @_kernel
-def deal_words(
-    words: Any, part_of: Any, begin: Any, dropped: Any, bits: Any, piles: Any, sizes: Any
+def count_windows(
+    ids: Any,
+    boundaries: Any,
+    begin: Any,
+    end: Any,
+    fill: Any,
+    order: Any,
+    radix: Any,
+    parts: Any,
+    dropped: Any,
+    bits: Any,
+    piles: Any,
+    sizes: Any,
+    counted: Any,
+    tables: Any,
+    used: Any,
 ) -> Any:
-    """Deal words to piles by their part and first bits, until one is full.
+    """Deal windows to piles, as words, and count those of piles that are full.
+
+    All of it is one call: a thread may wait for Python's lock after each.
 
     Args:
-        words: Words of windows, uint64 ``[n]``.
-        part_of: Part of each, uint8 ``[n]``.
-        begin: The first to deal.
+        ids: See `lay_windows`.
+        boundaries: See `lay_windows`.
+        begin: First position.
+        end: Position after the last.
+        fill: See `lay_windows`.
+        order: Tokens of a window.
+        radix: Size of the vocabulary.
+        parts: Number of parts, see `_pack`; 0 where windows do not fit into words and are hashed.
         dropped: Words with any of these bits are left out, uint64.
-        bits: Number of first bits, so that every part has ``2^bits`` piles.
-        piles: The piles, uint64 ``[piles, room]``; written to.
-        sizes: Words in each pile, int64 ``[piles]``; written to.
+        bits: See `count_piles`.
+        piles: See `count_piles`.
+        sizes: See `count_piles`.
+        counted: See `count_piles`.
+        tables: See `count_piles`.
+        used: See `count_piles`.
 
     Returns:
-        Position after the last word dealt, and the pile that is full; -1 if none is.
+        Position after the last window dealt, and a full pile whose table is full, too; -1 if there
+        is none, and all windows are dealt.
     """
+    buffer = np.empty(order * _CHUNK, np.uint32)
+    words, part_of = np.empty(_CHUNK, np.uint64), np.zeros(_CHUNK, np.uint8)
+    for first in range(begin, end, _CHUNK):
+        size = min(_CHUNK, end - first)
+        slots = buffer[: order * size].reshape(order, size)
+        _lay(ids, boundaries, first, first + size, fill, slots)
+        if parts:
+            _pack(slots, radix, parts, words, part_of)
+        else:
+            _hash(slots, words)
+        dealt, full = _deal(
+            words[:size], part_of, dropped, bits, piles, sizes, counted, tables, used
+        )
+        if full >= 0:
+            return first + dealt, full
+    return end, -1
+
+
+@_inner
+def _deal(
+    words: Any,
+    part_of: Any,
+    dropped: Any,
+    bits: Any,
+    piles: Any,
+    sizes: Any,
+    counted: Any,
+    tables: Any,
+    used: Any,
+) -> Any:
+    """Deal words to piles by their part and first bits; see `count_windows`."""
     shift = np.uint64(64 - bits)
     room = piles.shape[1]
-    for t in range(begin, len(words)):
+    for t in range(len(words)):
         word = words[t]
         if word & dropped:
             continue
@@ -117,38 +194,58 @@ def deal_words(
         size = sizes[pile]
         piles[pile, size] = word
         sizes[pile] = size + 1
-        if size + 1 == room:
+        if size + 1 == room and not _count_pile(pile, bits, piles, sizes, counted, tables, used):
             return t + 1, pile
     return len(words), -1
 
 
 @_kernel
-def count_words(
-    words: Any, begin: Any, bits: Any, keys: Any, times: Any, used: Any, most: Any
+def count_piles(
+    first: Any, end: Any, bits: Any, piles: Any, sizes: Any, counted: Any, tables: Any, used: Any
 ) -> Any:
-    """Count words in a hash table, until it has too many.
+    """Count the words of piles in their hash tables, until a table has too many.
 
     Args:
-        words: Words of one pile, uint64 ``[n]``.
-        begin: The first to count.
+        first: The first pile.
+        end: The pile after the last.
         bits: Number of first bits that the words of a pile have in common.
-        keys: Words of the table, uint64 ``[capacity]``.
-        times: Frequency of each, limited to the largest; 0 where there is none, uint32.
-        used: Words in the table.
-        most: Most words to have; fewer than the capacity.
+        piles: The piles, uint64 ``[piles, room]``.
+        sizes: Words in each pile, int64 ``[piles]``; becomes 0 where they are counted.
+        counted: Words of each pile that are counted while others are not, int64 ``[piles]``.
+        tables: Of each table the addresses of its words (uint64) and their frequencies (uint32, 0
+            where there is no word), its capacity, and the most words to have, fewer than that,
+            int64 ``[piles, 4]``.
+        used: Words in each table, int64 ``[piles]``; written to.
 
     Returns:
-        Position of the first word that was not counted, and the words in the table.
+        The pile whose table has too many; `end` if there is none.
     """
-    for i in range(begin, len(words)):
-        place = _place(words[i], bits, keys, times)
+    for pile in range(first, end):
+        if not _count_pile(pile, bits, piles, sizes, counted, tables, used):
+            return pile
+    return end
+
+
+@_inner
+def _count_pile(
+    pile: Any, bits: Any, piles: Any, sizes: Any, counted: Any, tables: Any, used: Any
+) -> Any:
+    """Count the words of a pile; return whether the table had room for them."""
+    capacity = (tables[pile, 2],)
+    keys = carray(_pointer(tables[pile, 0]), capacity, np.uint64)
+    times = carray(_pointer(tables[pile, 1]), capacity, np.uint32)
+    for i in range(counted[pile], sizes[pile]):
+        word = piles[pile, i]
+        place = _place(word, bits, keys, times)
         if times[place] == 0:
-            if used == most:
-                return i, used
-            keys[place] = words[i]
-            used += 1
+            if used[pile] == tables[pile, 3]:
+                counted[pile] = i
+                return False
+            keys[place] = word
+            used[pile] += 1
         times[place] += times[place] < _MOST_TIMES
-    return len(words), used
+    sizes[pile] = counted[pile] = 0
+    return True
 
 
 @_kernel
@@ -159,9 +256,9 @@ def add_counts(words: Any, counts: Any, dropped: Any, bits: Any, keys: Any, time
         words: Words of one pile, uint64 ``[n]``.
         counts: Frequency of each; with 0 it is not one, uint32 ``[n]``.
         dropped: Words with any of these bits are left out, uint64.
-        bits: As for `count_words`.
-        keys: As for `count_words`.
-        times: As for `count_words`.
+        bits: As for `count_piles`.
+        keys: Words of the table, uint64 ``[capacity]``; written to.
+        times: The frequency of each, 0 where there is none, uint32; written to.
 
     Returns:
         Number of words that were new.
@@ -193,7 +290,7 @@ def _place(word: Any, bits: Any, keys: Any, times: Any) -> Any:
 def mix_words(
     words: Any, times: Any, part: Any, radix: Any, parts: Any, multipliers: Any, mixes: Any
 ) -> Any:
-    """Turn words of `pack_windows` back into windows, and mix those for the heads of a layer.
+    """Turn words of `count_windows` back into windows, and mix those for the heads of a layer.
 
     Args:
         words: Words of one part, uint64 ``[n]``.

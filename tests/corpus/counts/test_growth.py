@@ -18,7 +18,14 @@ from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.counts.statistics import Statistics
 from engram.growth import Growth, GrowthPoint, growth_lengths
 from support.cli import run
-from support.counted import MEMORIES, addresses_of, batch_of, brute_force, random_documents
+from support.counted import (
+    MEMORIES,
+    add_windows,
+    addresses_of,
+    batch_of,
+    brute_force,
+    random_documents,
+)
 from support.paths import BPE
 
 
@@ -129,7 +136,7 @@ def test_the_set_gives_back_its_windows_and_how_often_they_came(order, vocab_siz
     slots[:, :50] = vocab_size - 1
     windows = DistinctWindows(order, vocab_size)
     for start in range(0, slots.shape[1], 777):
-        windows.add(slots[:, start : start + 777])
+        add_windows(windows, slots[:, start : start + 777])
         if start % 7 == 0:
             windows.count()
     # Multipliers that keep one id of a window, and drop the others.
@@ -185,7 +192,7 @@ def test_collisions_in_heads_whose_rows_are_all_shared(primes):
     rng = np.random.default_rng(1)
     slots, multipliers = rng.integers(0, 1000, (2, 3000)).astype(np.uint32), (2**30 + 1, 2**31 + 3)
     windows = DistinctWindows(2, 1000)
-    windows.add(slots)
+    add_windows(windows, slots)
     distinct = {tuple(window) for window in slots.T.tolist()}
     rows = [tuple(math_xor(window, multipliers) % prime for prime in primes) for window in distinct]
     taken = [Counter(column) for column in zip(*rows, strict=True)]
@@ -222,7 +229,7 @@ def test_collisions_of_a_sample_are_estimated():
     multipliers, primes = (2**40 + 1, 2**39 + 3), (40_009, 40_013, 50_021, 50_023)
     whole, sample = DistinctWindows(2, 30_000), DistinctWindows(2, 30_000, most=9000)
     for windows in (whole, sample):
-        windows.add(slots)
+        add_windows(windows, slots)
     exact = order_rows(2, whole, multipliers, primes).collisions
     estimate = order_rows(2, sample, multipliers, primes).collisions
     assert (exact.kind, estimate.kind) == ("exact", "estimated")

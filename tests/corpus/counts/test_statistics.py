@@ -10,7 +10,14 @@ from engram.corpus.counts import statistics as statistics_module
 from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.counts.statistics import Statistics
 from engram.errors import InputError
-from support.counted import MEMORIES, addresses_of, batch_of, brute_force, random_documents
+from support.counted import (
+    MEMORIES,
+    add_windows,
+    addresses_of,
+    batch_of,
+    brute_force,
+    random_documents,
+)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -66,11 +73,11 @@ def test_a_sample_holds_no_word_of_an_earlier_level(monkeypatch, most):
     for _ in range(40):
         slots = rng.integers(0, 5000, (2, 2000)).astype(np.uint32)
         whole = np.concatenate([whole, slots], axis=1)
-        windows.add(slots)
+        add_windows(windows, slots)
     merged = DistinctWindows(2, 5000, most)
     for part in np.array_split(whole, 7, axis=1):
         piece = DistinctWindows(2, 5000, 2**62, level=0)
-        piece.add(part)
+        add_windows(piece, part)
         merged.merge(piece.sets())
     for found in (windows, merged):
         assert found.level > 0
@@ -107,7 +114,7 @@ def test_windows_wider_than_64_bits(order, vocab_size, is_exact):
     slots[:, 5000:] = rng.integers(0, vocab_size, (order, 15_000))
     windows = DistinctWindows(order, vocab_size)
     for start in range(0, 20_000, 999):
-        windows.add(slots[:, start : start + 999])
+        add_windows(windows, slots[:, start : start + 999])
     assert windows.count() == len(set(map(tuple, slots.T.tolist())))
     assert windows.is_exact == is_exact
     assert windows.relative_error == 0 if is_exact else 0 < windows.relative_error < 1e-9
