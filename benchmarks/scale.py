@@ -40,7 +40,7 @@ from engram.threads import usable_cores
 
 SCHEMA = "engram.scale/1"
 FILE = Path(__file__).with_suffix(".json")
-MEGABYTES = (10, 30, 100, 300, 1000, 3000, 6000, 10_000)
+MEGABYTES = (10, 30, 100, 300, 1000, 3000, 10_000)
 ROWS = tuple(10**power for power in range(5, 10))
 QUICK_MEGABYTES, QUICK_ROWS = (10, 15, 20, 30), (10**5, 10**6)
 MOST_SLOPE_RATIO = 1.2

@@ -163,8 +163,8 @@ def dequantise_fp8(
     if scales.dtype == torch.uint8:
         scales = scales.view(torch.float8_e8m0fnu)
     if _is_compilable(codes):
-        stored = (part.contiguous().view(torch.uint8).numpy() for part in (codes, scales))
-        wide = fp8_values(*stored, rows_per_scale, FP8_SCALE_BLOCK)
+        of_codes, of_scales = (it.contiguous().view(torch.uint8).numpy() for it in (codes, scales))
+        wide = fp8_values(of_codes, of_scales, rows_per_scale, FP8_SCALE_BLOCK)
         return torch.from_numpy(wide).to(dtype)
     factors = scales.float().repeat_interleave(rows_per_scale, dim=0)[:rows]
     factors = factors.repeat_interleave(FP8_SCALE_BLOCK, dim=1)[:, :width]
