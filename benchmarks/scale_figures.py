@@ -69,7 +69,7 @@ def texts(points: list[Point]) -> Figure:
     memory.set_title("Memory of all processes together")
     for axes in (seconds, memory):
         _sizes(axes, "bytes of text")
-    seconds.legend(loc="lower right")
+    seconds.legend(loc="upper left")
     _with_legend(memory)
     return figure
 

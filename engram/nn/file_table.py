@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,6 +152,7 @@ class FileEmbedding(nn.Module):
 
     def __init__(self, rows: FileRows) -> None:
         super().__init__()
+        _keep_out_of_graphs()
         self.rows, self.dtype, self.sparse = rows, rows.dtype, True
         self.num_embeddings, self.embedding_dim = rows.count, rows.width
         self.first_row = rows.first_row
@@ -184,7 +186,6 @@ class FileEmbedding(nn.Module):
         """The table's file."""
         return self.rows.table.path
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """Look up rows.
 
@@ -238,6 +239,12 @@ class FileEmbedding(nn.Module):
             "Save the model, and load it again.",
             path=str(self.path),
         )
+
+
+@cache
+def _keep_out_of_graphs() -> None:
+    """Have torch.compile leave look-ups out; when this file is imported, it would take seconds."""
+    FileEmbedding.forward = torch.compiler.disable(FileEmbedding.forward)  # type: ignore[method-assign]
 
 
 class _FileLookup(torch.autograd.Function):

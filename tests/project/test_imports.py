@@ -88,6 +88,12 @@ def test_help_imports_no_command(tmp_path):
     assert {f"engram_cli.{command}" for command in cli.COMMANDS} & imported == set()
 
 
+def test_modules_of_memories_import_no_compiler():
+    """torch.compile takes more than a second to import, and commands like `convert` need none."""
+    code = "import sys, engram.nn, engram.nn.quantised\nassert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_public_names_are_sorted_and_lazy():
     assert engram.__all__ == sorted(engram.__all__)
     code = (
