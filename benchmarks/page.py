@@ -79,15 +79,17 @@ def main() -> int:
 def run(name: str, given: argparse.Namespace) -> bool:
     """Run one benchmark as a process of its own; return whether it ended well."""
     print(f"== {TITLES[name]} (bench_{name}.py)", flush=True)
-    if not given.quick:
-        (KEPT / f"{name}.json").unlink(missing_ok=True)  # results of other code
+    # Former results stay on the page until there are others.
+    new = KEPT / f"{name}.new.json"
     words = [sys.executable, str(HERE / f"bench_{name}.py")]
-    words += ["--quick"] if given.quick else ["--json", str(KEPT / f"{name}.json")]
+    words += ["--quick"] if given.quick else ["--json", str(new)]
     words += [] if given.rounds is None else ["--rounds", str(given.rounds)]
     environment = dict(os.environ)
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.monotonic()
     code = subprocess.run(words, check=False, env=environment).returncode
+    if new.exists():
+        new.replace(KEPT / f"{name}.json")
     print(f"   {time.monotonic() - began:.0f} s", flush=True)
     return code == 0
 

@@ -48,7 +48,8 @@ class Rates:
         cores: Cores of the machine that was measured.
         token_bytes: b, bytes of text for each token.
         build: s_b, core-seconds of ``corpus build`` for each byte of text.
-        count: s_c, seconds of ``hash CORPUS --stats`` for each token.
+        count: s_c, seconds of ``hash CORPUS --stats`` for each token, when heads are full.
+        count_open: s_o, the same while heads of large tables are not.
         ray: s_r, core-seconds of ``hash TEXT --engine ray`` for each byte of text.
         kernel: s_h, core-seconds of the hash for each token and layer.
         step: s_t, core-seconds of a training step for each look-up.
@@ -64,6 +65,7 @@ class Rates:
     token_bytes: float
     build: float
     count: float
+    count_open: float
     ray: float
     kernel: float
     step: float
@@ -102,6 +104,7 @@ def rates_of(points: list[Point], cores: int) -> Rates:
         token_bytes=bytes_a_token,
         build=slope("build") * cores,
         count=slope("hash-corpus") * bytes_a_token,
+        count_open=slope("hash-open") * bytes_a_token,
         ray=slope("hash-ray") * cores,
         kernel=seconds_of(kernel) / kernel["tokens"] * cores,
         step=seconds_of(step) / step["look_ups"] * cores,
@@ -127,7 +130,8 @@ def symbols(rates: Rates) -> str:
         ("M", "machines", "heads of the tables"),
         ("n", "bytes a second of a machine's network (assumed)", "1.25 GB/s (10 Gbit/s)"),
         ("s_b", "`corpus build`: core-time a byte of text", _each(rates.build)),
-        ("s_c", "`hash CORPUS --stats`: time a token", _each(rates.count)),
+        ("s_c", "`hash CORPUS --stats`: time a token, heads full", _each(rates.count)),
+        ("s_o", "the same while heads of such tables are not full", _each(rates.count_open)),
         ("s_r", "`hash TEXT --stats --engine ray`: core-time a byte of text", _each(rates.ray)),
         ("s_h", "the hash: core-time a token and layer", _each(rates.kernel)),
         ("s_t", "training: core-time a look-up with its change, in memory", _each(rates.step)),
@@ -179,8 +183,8 @@ HOURS: tuple[Need, ...] = (
     ),
     (
         "count 10^10 tokens of it, and predict the rest (`--predict 1T`)",
-        "10^10 s_c",
-        lambda r, on: SAMPLE_TOKENS * r.count if on.count == 1 else None,
+        "10^10 s_o",
+        lambda r, on: SAMPLE_TOKENS * r.count_open if on.count == 1 else None,
     ),
     (
         "write the tables (`attach`)",

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,8 @@ from engram.threads import usable_cores
 LAYERS = "1,6"
 # Ray is measured up to here: what it adds shows by then.
 MOST_RAY_BYTES = 300 * 10**6
+# Sizes at which n-grams are sampled, and tables of which every row is not hit by then.
+OPEN_BYTES, OPEN_ROWS = (10**9, 3 * 10**9), 4 * 10**8
 # Text that is hashed for tables of all sizes.
 TABLE_TEXT_BYTES = 10**7
 # Larger texts are measured less often: they take longer, and vary less.
@@ -151,7 +153,7 @@ def build(bench: Bench, size_bytes: int) -> Point:
     }
 
 
-def hash_corpus(bench: Bench, size_bytes: int) -> Point:
+def hash_corpus(bench: Bench, size_bytes: int, *options: str | Path) -> Point:
     """Measure ``engram hash CORPUS --stats``, of the corpus of the text."""
     text = bench.text(size_bytes)
     manifest = bench.corpus / "manifest.json"
@@ -160,8 +162,21 @@ def hash_corpus(bench: Bench, size_bytes: int) -> Point:
         shutil.rmtree(bench.corpus, ignore_errors=True)
         bench.need_disk(CORPUS_PART * size_bytes)
         run(_building(bench, text))
-    words = engram("hash", bench.corpus, "-t", bench.tokenizer, "--layers", LAYERS, "--stats")
+    options = options or ("-t", bench.tokenizer, "--layers", LAYERS)
+    words = engram("hash", bench.corpus, "--stats", *options)
     return _counted(bench.measured(words, bench.times(size_bytes)), text)
+
+
+def hash_open(bench: Bench, size_bytes: int) -> Point:
+    """Measure the same for tables so large that no head of them is full at the end."""
+    if size_bytes not in OPEN_BYTES:
+        raise NoRoomError("open heads are measured at 1 and 3 GB")
+    config = bench.folder / "memory.yaml"
+    memory = memory_of(OPEN_ROWS, "gpt2", tokenizer=str(bench.tokenizer))
+    write_config(config, replace(memory, layer_ids=[int(it) for it in LAYERS.split(",")]))
+    found = hash_corpus(bench, size_bytes, "-c", config)
+    config.unlink()
+    return found
 
 
 def hash_for_table(bench: Bench, rows: int) -> Point:
@@ -247,5 +262,6 @@ SERIES = (
     Series("hash", "bytes", hash_text),
     Series("build", "bytes", build),
     Series("hash-corpus", "bytes", hash_corpus),
+    Series("hash-open", "bytes", hash_open),
     Series("hash-ray", "bytes", hash_on_ray),
 )

@@ -91,7 +91,8 @@ def progress_bar(
                 bar.reset(task, total=total, completed=done, begin=done)
             bar.update(task, completed=done, total=total)
             before = done
-            if not has_thread and monotonic() - drawn >= _SECONDS_BETWEEN_DRAWINGS:
+            is_due = done == total or monotonic() - drawn >= _SECONDS_BETWEEN_DRAWINGS
+            if not has_thread and is_due:
                 bar.refresh()
                 drawn = monotonic()
 

@@ -243,7 +243,7 @@ class FileEmbedding(nn.Module):
 
 @cache
 def _keep_out_of_graphs() -> None:
-    """Have torch.compile leave look-ups out; when this file is imported, it would take seconds."""
+    """Have torch.compile leave look-ups out; it is not imported before a table needs this."""
     FileEmbedding.forward = torch.compiler.disable(FileEmbedding.forward)  # type: ignore[method-assign]
 
 

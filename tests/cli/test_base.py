@@ -139,6 +139,8 @@ def test_a_bar_without_a_thread_is_drawn_by_reports(monkeypatch):
         time.sleep(0.2)
         step(2**20, 2**21)
         assert "1.00 MiB / 2.00 MiB" in stream.getvalue()
+        step(2**21, 2**21)  # the end, however soon
+        assert "2.00 MiB / 2.00 MiB" in stream.getvalue()
 
 
 @pytest.mark.parametrize("width", [80, 60])

@@ -4,7 +4,7 @@ They are counted exactly up to a limit, and estimated from a sample above it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,28 @@ _LEAST_ROOM = 2**10
 # Share of a table that may be used, and by how much one grows.
 _MOST_USED = 0.8
 _GROWTH = 1.5
+
+
+class Piles(NamedTuple):
+    """Words that are to be counted, dealt by their first bits, and where they are counted.
+
+    Attributes:
+        bits: First bits that the words of a pile have in common; each part has ``2^bits`` piles.
+        words: The words of each pile, uint64 ``[piles, room]``.
+        sizes: How many each has, int64 ``[piles]``.
+        counted: How many of a pile are counted while others are not, int64 ``[piles]``.
+        places: Of each pile's hash table the addresses of its words (uint64) and of their
+            frequencies (uint32, 0 where there is no word), its capacity, and the most words to
+            have, fewer than that, int64 ``[piles, 4]``.
+        used: Words in each table, int64 ``[piles]``.
+    """
+
+    bits: int
+    words: Words
+    sizes: NDArray[np.int64]
+    counted: NDArray[np.int64]
+    places: NDArray[np.int64]
+    used: NDArray[np.int64]
 
 
 class DistinctWindows:
@@ -64,9 +86,11 @@ class DistinctWindows:
         self._bits = (_PILES // max(self._parts, 1)).bit_length() - 1
         count = max(self._parts, 1) << self._bits
         self._tables = _Tables(count, self._bits)
-        # Words that are not yet in the tables, and how many of each pile are.
-        self._piles = np.empty((count, _PILE_WORDS), np.uint64)
-        self._sizes, self._counted = np.zeros((2, count), np.int64)
+        words = np.empty((count, _PILE_WORDS), np.uint64)
+        sizes, counted = np.zeros((2, count), np.int64)
+        self._piles = Piles(
+            self._bits, words, sizes, counted, self._tables.places, self._tables.used
+        )
         self._before_sampling = before_sampling
         self.level = level
         self.added = 0
@@ -103,12 +127,7 @@ class DistinctWindows:
                 self.vocab_size,
                 self._parts,
                 self._dropped,
-                self._bits,
                 self._piles,
-                self._sizes,
-                self._counted,
-                self._tables.places,
-                self._tables.used,
             )
             if full >= 0:
                 self._settle(full, full + 1)
@@ -203,28 +222,19 @@ class DistinctWindows:
     def _by_part(self) -> list[range]:
         """The piles of every part."""
         size = 1 << self._bits
-        return [range(at, at + size) for at in range(0, len(self._sizes), size)]
+        return [range(at, at + size) for at in range(0, len(self._piles.sizes), size)]
 
     def _settle(self, first: int, end: int) -> None:
         """Count the words of some piles."""
         from engram.corpus.counts import window_kernels
 
         while first < end:
-            first = window_kernels.count_piles(
-                first,
-                end,
-                self._bits,
-                self._piles,
-                self._sizes,
-                self._counted,
-                self._tables.places,
-                self._tables.used,
-            )
+            first = window_kernels.count_piles(first, end, self._piles)
             if first < end:
                 self._tables.grow(first)
 
     def _settle_all(self) -> None:
-        self._settle(0, len(self._sizes))
+        self._settle(0, len(self._piles.sizes))
 
     def _thin(self) -> None:
         """Keep a smaller sample if there are too many windows."""
@@ -246,7 +256,7 @@ class _Tables:
         keys: The words of each, uint64 ``[capacity]``.
         times: The frequency of each word, 0 where there is none, uint32 ``[capacity]``.
         used: Words in each, int64 ``[tables]``.
-        places: Where they are, see `window_kernels.count_piles`.
+        places: Where they are, see `Piles`.
     """
 
     def __init__(self, count: int, bits: int) -> None:

@@ -121,12 +121,7 @@ def count_windows(
     radix: Any,
     parts: Any,
     dropped: Any,
-    bits: Any,
     piles: Any,
-    sizes: Any,
-    counted: Any,
-    tables: Any,
-    used: Any,
 ) -> Any:
     """Deal windows to piles, as words, and count those of piles that are full.
 
@@ -142,12 +137,7 @@ def count_windows(
         radix: Size of the vocabulary.
         parts: Number of parts, see `_pack`; 0 where windows do not fit into words and are hashed.
         dropped: Words with any of these bits are left out, uint64.
-        bits: See `count_piles`.
-        piles: See `count_piles`.
-        sizes: See `count_piles`.
-        counted: See `count_piles`.
-        tables: See `count_piles`.
-        used: See `count_piles`.
+        piles: See `distinct.Piles`; written to.
 
     Returns:
         Position after the last window dealt, and a full pile whose table is full, too; -1 if there
@@ -163,88 +153,65 @@ def count_windows(
             _pack(slots, radix, parts, words, part_of)
         else:
             _hash(slots, words)
-        dealt, full = _deal(
-            words[:size], part_of, dropped, bits, piles, sizes, counted, tables, used
-        )
+        dealt, full = _deal(words[:size], part_of, dropped, piles)
         if full >= 0:
             return first + dealt, full
     return end, -1
 
 
 @_inner
-def _deal(
-    words: Any,
-    part_of: Any,
-    dropped: Any,
-    bits: Any,
-    piles: Any,
-    sizes: Any,
-    counted: Any,
-    tables: Any,
-    used: Any,
-) -> Any:
+def _deal(words: Any, part_of: Any, dropped: Any, piles: Any) -> Any:
     """Deal words to piles by their part and first bits; see `count_windows`."""
-    shift = np.uint64(64 - bits)
-    room = piles.shape[1]
+    shift = np.uint64(64 - piles.bits)
+    room = piles.words.shape[1]
     for t in range(len(words)):
         word = words[t]
         if word & dropped:
             continue
-        pile = np.int64(word >> shift) + (np.int64(part_of[t]) << bits)
-        size = sizes[pile]
-        piles[pile, size] = word
-        sizes[pile] = size + 1
-        if size + 1 == room and not _count_pile(pile, bits, piles, sizes, counted, tables, used):
+        pile = np.int64(word >> shift) + (np.int64(part_of[t]) << piles.bits)
+        size = piles.sizes[pile]
+        piles.words[pile, size] = word
+        piles.sizes[pile] = size + 1
+        if size + 1 == room and not _count_pile(pile, piles):
             return t + 1, pile
     return len(words), -1
 
 
 @_kernel
-def count_piles(
-    first: Any, end: Any, bits: Any, piles: Any, sizes: Any, counted: Any, tables: Any, used: Any
-) -> Any:
+def count_piles(first: Any, end: Any, piles: Any) -> Any:
     """Count the words of piles in their hash tables, until a table has too many.
 
     Args:
         first: The first pile.
         end: The pile after the last.
-        bits: Number of first bits that the words of a pile have in common.
-        piles: The piles, uint64 ``[piles, room]``.
-        sizes: Words in each pile, int64 ``[piles]``; becomes 0 where they are counted.
-        counted: Words of each pile that are counted while others are not, int64 ``[piles]``.
-        tables: Of each table the addresses of its words (uint64) and their frequencies (uint32, 0
-            where there is no word), its capacity, and the most words to have, fewer than that,
-            int64 ``[piles, 4]``.
-        used: Words in each table, int64 ``[piles]``; written to.
+        piles: See `distinct.Piles`; written to.
 
     Returns:
         The pile whose table has too many; `end` if there is none.
     """
     for pile in range(first, end):
-        if not _count_pile(pile, bits, piles, sizes, counted, tables, used):
+        if not _count_pile(pile, piles):
             return pile
     return end
 
 
 @_inner
-def _count_pile(
-    pile: Any, bits: Any, piles: Any, sizes: Any, counted: Any, tables: Any, used: Any
-) -> Any:
+def _count_pile(pile: Any, piles: Any) -> Any:
     """Count the words of a pile; return whether the table had room for them."""
-    capacity = (tables[pile, 2],)
-    keys = carray(_pointer(tables[pile, 0]), capacity, np.uint64)
-    times = carray(_pointer(tables[pile, 1]), capacity, np.uint32)
-    for i in range(counted[pile], sizes[pile]):
-        word = piles[pile, i]
-        place = _place(word, bits, keys, times)
+    capacity, most = (piles.places[pile, 2],), piles.places[pile, 3]
+    keys = carray(_pointer(piles.places[pile, 0]), capacity, np.uint64)
+    times = carray(_pointer(piles.places[pile, 1]), capacity, np.uint32)
+    for i in range(piles.counted[pile], piles.sizes[pile]):
+        word = piles.words[pile, i]
+        place = _place(word, piles.bits, keys, times)
         if times[place] == 0:
-            if used[pile] == tables[pile, 3]:
-                counted[pile] = i
+            if piles.used[pile] == most:
+                piles.counted[pile] = i
                 return False
             keys[place] = word
-            used[pile] += 1
+            piles.used[pile] += 1
         times[place] += times[place] < _MOST_TIMES
-    sizes[pile] = counted[pile] = 0
+    piles.sizes[pile] = piles.counted[pile] = 0
     return True
 
 
@@ -256,7 +223,7 @@ def add_counts(words: Any, counts: Any, dropped: Any, bits: Any, keys: Any, time
         words: Words of one pile, uint64 ``[n]``.
         counts: Frequency of each; with 0 it is not one, uint32 ``[n]``.
         dropped: Words with any of these bits are left out, uint64.
-        bits: As for `count_piles`.
+        bits: First bits that the words of a pile have in common.
         keys: Words of the table, uint64 ``[capacity]``; written to.
         times: The frequency of each, 0 where there is none, uint32; written to.
 

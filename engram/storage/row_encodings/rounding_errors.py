@@ -30,14 +30,15 @@ def rounding_errors(before: NDArray[_Float], after: NDArray[_Float]) -> tuple[fl
     """
     most, sums = np.zeros(_LANES, before.dtype), np.zeros((2, _LANES))
     whole = before.size // _LANES * _LANES
+    flat = before.reshape(-1), after.reshape(-1)
     rest = np.zeros((2, 1, _LANES), before.dtype)
-    for flat, row in zip((before.reshape(-1), after.reshape(-1)), rest, strict=True):
-        row[0, : before.size - whole] = flat[whole:]
-    rows = (flat.reshape(-1)[:whole].reshape(-1, _LANES) for flat in (before, after))
+    for values, row in zip(flat, rest, strict=True):
+        row[0, : before.size - whole] = values[whole:]
+    rows = (values[:whole].reshape(-1, _LANES) for values in flat)
     _compare()(*rows, most, *sums)
     _compare()(*rest, most, *sums)
-    squares, values = sums.sum(axis=1).tolist()
-    return float(most.max()), squares, values
+    of_errors, of_values = sums.sum(axis=1).tolist()
+    return float(most.max()), of_errors, of_values
 
 
 @cache
