@@ -39,8 +39,13 @@ _SECONDS_PER_CALL = 1e-4
 _SECONDS_PER_ID = 3.5e-9
 _SECONDS_TO_LOAD = 0.5
 
-# Compiled kernels by orders and heads; None if numba does not work.
-_KERNELS: dict[tuple[int, int], Any] = {}
+# Outputs of more bytes do not stay in the caches.
+_LARGE_BYTES = 2**26
+_ALIGNED_BYTES = 16
+_Kind = tuple[int, int, int]
+
+# Compiled kernels by layers, orders and heads; None if numba does not work.
+_KERNELS: dict[_Kind, Any] = {}
 
 
 class Hasher:
@@ -75,7 +80,7 @@ class Hasher:
         self.threads = threads
         self._form = form
         self._shape = (len(addresses.layers), addresses.n_columns)
-        self._kind = (addresses.n_orders, addresses.n_heads)
+        self._kind = (len(addresses.layers), addresses.n_orders, addresses.n_heads)
         self._ids_per_token = len(addresses.layers) * addresses.n_columns
         self._tokens_to_share = (
             max(1, 2 * _IDS_PER_THREAD // self._ids_per_token) if threads > 1 else sys.maxsize
@@ -215,10 +220,11 @@ class Hasher:
             return hash_chunks(self.addresses, ids, keep, starts, window, offsets, out)
         flags = _NO_FLAGS if flags is None else flags
         arrays = (ids, self._token_map, self._constants[bool(offsets)], flags)
+        is_large = out.nbytes > _LARGE_BYTES and out.ctypes.data % _ALIGNED_BYTES == 0
         if size < self._tokens_to_share:
-            stopped = kernel(*arrays, window, out, 0, size, *self._rules)
+            stopped = kernel(*arrays, window, out, 0, size, is_large, *self._rules)
         else:
-            stopped = self._share(kernel, arrays, window, out)
+            stopped = self._share(kernel, arrays, window, out, is_large)
         if stopped >= 0:
             check_ids(self.addresses, ids)
         return window
@@ -229,6 +235,7 @@ class Hasher:
         arrays: tuple[NDArray[Any], ...],
         window: Ids,
         out: NDArray[Any],
+        is_large: bool,
     ) -> int:
         """Call the kernel in several threads, each on a part of the positions."""
         size, length = arrays[0].size, arrays[0].shape[1]
@@ -237,7 +244,7 @@ class Hasher:
         def run_part(part: int) -> int:
             begin, end = size * part // parts, size * (part + 1) // parts
             own = window.copy()
-            stopped = int(kernel(*arrays, own, out, begin, end, *self._rules))
+            stopped = int(kernel(*arrays, own, out, begin, end, is_large, *self._rules))
             # Rows of the batch whose last position is in this part.
             rows = slice(begin // length, end // length)
             ends[rows] = own[rows]
@@ -275,7 +282,7 @@ class Hasher:
         return self._kernel
 
 
-def _compile(kind: tuple[int, int]) -> Any:
+def _compile(kind: _Kind) -> Any:
     import numba
 
     if numba.config.DISABLE_JIT:

@@ -1,120 +1,33 @@
 """The compiled hash: one pass over tokens, for every layout; imported only when used.
 
 A block of tokens goes through three steps, whose arrays stay in the first cache: the tokens that
-each position reads, the mixes, and the remainders, which are most of the work. A remainder by a
-constant needs no division. With a mix cut at bit 50 into ``high * 2^50 + low``::
+each position reads, the mixes, and the remainders (`remainders`), which are most of the work.
 
-    folded = high * (2^50 % p) + low + shift
-    rest = folded - round(folded / p) * p
+Gains, as times of the form before / after. On a Cascade Lake at 2.5 GHz (AVX-512; AVX2): doubles
+and blocks instead of 64-bit Barrett remainders, token by token, 1.4; 1.7 at 64k tokens on one
+thread; fetching the output's lines ahead 1.3; 1.2 at 64k tokens, 1.2; 1.5 at 1M tokens. On a Zen 4
+(AVX-512): the constants of all heads in registers 1.3 at 64k tokens, up to 1.7 with more layers;
+stores past the caches 1.4 at 1M tokens, where the output is larger than they are.
 
-`folded` is congruent to the mix, and for odd sizes p below 2^35 it is below 2^51: doubles hold it,
-every product above and their differences exactly, whether or not the processor fuses
-multiplications and additions. The quotient is within 0.4 / p of the true one, and no multiple of
-1 / p is nearer to a half than 0.5 / p, so rounding it is exact too. `rest` is in
--(p - 1) / 2..(p - 1) / 2; `shift` moves that range to 0..p - 1 in advance. Adding 2^52 leaves the
-row in the lower bits of the double. A vector of rows so takes seven operations that AVX2, AVX-512
-and NEON all have.
-
-Gains, measured on a Cascade Lake at 2.5 GHz, as times of the form before / after (AVX-512; AVX2):
-doubles and blocks instead of 64-bit Barrett remainders, token by token, 1.4; 1.7 at 64k tokens on
-one thread. Fetching the output's lines ahead 1.3; 1.2 at 64k tokens, 1.2; 1.5 at 1M tokens.
-Tried without gain: stores past the caches (7 GB/s in C, as slow as plain ones), and constants
-kept in registers with one head group at a time over a block (1.3 times slower: the output is then
-written in strides). The remainders alone, written in C with intrinsics, took 0.40 (AVX-512) and
-0.46 (AVX2) ns an id at 64k tokens, of some 0.9 and 1.3 of the whole kernel.
+Tried without gain: one layer after the other over a block with its constants in registers (1.4
+times slower on the Zen 4: the output is written in strides), and on the Cascade Lake stores past
+the caches, which took as long as plain ones. There, the remainders alone, written in C with
+intrinsics, took 0.40 (AVX-512) and 0.46 (AVX2) ns an id at 64k tokens.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types  # noqa: TID253 - this module is itself imported only when needed
-from numba.extending import intrinsic  # noqa: TID253
+from numba import njit  # noqa: TID253 - this module is itself imported only when needed
 
 from engram.addressing.hash_inputs import KINDS, LOW_BITS, MASKED, multipliers_width
-from engram.storage.machine_code import compiled, prefetch
+from engram.addressing.remainders import finish_stores, store_remainders, stores_past_caches
+from engram.storage.machine_code import compiled
 
-LANES = 8
 # Tokens a block, and mixes a block: their arrays stay in the first cache of any processor.
 _BLOCK_TOKENS = 128
 _BLOCK_MIXES = 1024
-# Distance at which the output's lines are fetched before they are written.
-_AHEAD_BYTES = 2048
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _store_rows(
-    context: Any,
-    high: Any,
-    low: Any,
-    of: Any,
-    constants: Any,
-    at: Any,
-    heads: Any,
-    out: Any,
-    to: Any,
-    lanes: Any,
-) -> Any:
-    """Reduce one mix by the primes of neighbouring heads and store the rows, as vectors.
-
-    Args:
-        context: Numba's typing context.
-        high: Upper parts of the mixes, float64.
-        low: Lower parts of the mixes, float64.
-        of: Index of the mix in the flat `high` and `low`.
-        constants: See `hash_inputs.pack`.
-        at: Index of the first head's first constant in the flat `constants`.
-        heads: Heads per order: the distance to the next kind of constants.
-        out: Ids; the dtype may be narrower than 64 bits.
-        to: Index of the first head's id in the flat `out`.
-        lanes: A tuple whose length is the number of heads.
-    """
-    index = types.intp
-    signature = types.void(high, low, index, constants, index, index, out, index, lanes)
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        of, at, heads, to = values[2], values[4], values[5], values[7]
-        lanes, fused = signature.args[8].count, ("contract",)
-        vector = ir.VectorType(ir.DoubleType(), lanes)
-        words = ir.VectorType(ir.IntType(64), lanes)
-
-        def place(argument: int, index: Any) -> Any:
-            array = context.make_array(signature.args[argument])
-            return builder.gep(array(context, builder, values[argument]).data, [index])
-
-        def same(argument: int) -> Any:
-            number, empty = builder.load(place(argument, of)), ir.Constant(vector, ir.Undefined)
-            first = ir.Constant(ir.IntType(32), 0)
-            zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            return builder.shuffle_vector(
-                builder.insert_element(empty, number, first), empty, zeros
-            )
-
-        kinds = []
-        for _ in range(KINDS):
-            kinds.append(builder.load(builder.bitcast(place(3, at), vector.as_pointer()), align=8))
-            at = builder.add(at, heads)
-        shift, fold, inverse, prime, last = kinds
-        folded = builder.fadd(
-            builder.fmul(same(0), fold, flags=fused), builder.fadd(same(1), shift), flags=fused
-        )
-        # Adding this number rounds: it leaves no bits after the point.
-        whole = ir.Constant(vector, [1.5 * 2**52] * lanes)
-        quotient = builder.fadd(builder.fmul(folded, inverse, flags=fused), whole, flags=fused)
-        quotient = builder.fsub(quotient, whole)
-        rest = builder.fsub(folded, builder.fmul(quotient, prime, flags=fused), flags=fused)
-        row = builder.bitcast(builder.fadd(rest, last), words)
-        row = builder.and_(row, ir.Constant(words, [2**52 - 1] * lanes))
-        bits = signature.args[6].dtype.bitwidth
-        if bits < 64:
-            row = builder.trunc(row, ir.VectorType(ir.IntType(bits), lanes))
-        prefetch(builder, place(6, builder.add(to, ir.Constant(to.type, 8 * _AHEAD_BYTES // bits))))
-        pointer = builder.bitcast(place(6, to), row.type.as_pointer())
-        builder.store(row, pointer, align=bits // 8)
-        return context.get_dummy_value()
-
-    return signature, generate
 
 
 @njit(error_model="numpy")  # type: ignore[untyped-decorator]
@@ -233,28 +146,30 @@ def _divide(slots: Any, constants: Any, at: Any, i: Any, rows: Any) -> None:
             place += KINDS * heads
 
 
-def make_hash_range(n_orders: int, n_heads: int) -> Callable[..., int]:
-    """Compile the kernel for a fixed number of orders and heads.
+def make_hash_range(n_layers: int, n_orders: int, n_heads: int) -> Callable[..., int]:
+    """Compile the kernel for fixed numbers of layers, orders and heads.
 
     Args:
+        n_layers: Layers.
         n_orders: Orders of n-grams.
         n_heads: Hash heads per order.
 
     Returns:
-        ``hash_range(ids, token_map, constants, flags, window, out, begin, end, in_doubles,
-        vocab_size, fill, end_id)``. It hashes the positions begin..end-1 of the flattened `ids`
-        ``[B, T]`` into `out` ``[B, T, L, C]``. `window` ``[B, N-1]`` holds the tokens before each
-        row, oldest first, and afterwards those before the position after the last one hashed.
-        `flags` ``[B, T]`` (or empty) marks positions with START and MASKED. `in_doubles` is the
-        form of the constants (`hash_inputs.fits_doubles`). Returns -1, or a position at or before
-        the first whose id is not below `vocab_size`, where it stopped.
+        ``hash_range(ids, token_map, constants, flags, window, out, begin, end, is_large,
+        in_doubles, vocab_size, fill, end_id)``. It hashes the positions begin..end-1 of the
+        flattened `ids` ``[B, T]`` into `out` ``[B, T, L, C]``. `window` ``[B, N-1]`` holds the
+        tokens before each row, oldest first, and afterwards those before the position after the
+        last one hashed. `flags` ``[B, T]`` (or empty) marks positions with START and MASKED.
+        `is_large` says that the caches will not hold `out`, which is aligned to 16 bytes then.
+        `in_doubles` is the form of the constants (`hash_inputs.fits_doubles`). Returns -1, or a
+        position at or before the first whose id is not below `vocab_size`, where it stopped.
     """
-    past, kinds = n_orders, KINDS * n_heads
+    past = n_orders
     origin = multipliers_width(n_orders)
-    full = n_heads // LANES * LANES
-    rest = n_heads - full
     # Numba knows the length of a tuple at compile time, but not the value of an int.
-    lanes, rest_lanes = (0,) * LANES, (0,) * rest
+    sizes = (0,) * n_layers, (0,) * n_orders, (0,) * n_heads
+    through = (*sizes, ())
+    past_caches = (*sizes, (0,) * stores_past_caches(n_heads))
 
     @compiled(nogil=True, error_model="numpy")
     def hash_range(
@@ -266,13 +181,13 @@ def make_hash_range(n_orders: int, n_heads: int) -> Callable[..., int]:
         out: Any,
         begin: Any,
         end: Any,
+        is_large: Any,
         in_doubles: Any,
         vocab_size: Any,
         fill: Any,
         end_id: Any,
     ) -> Any:
-        length, (layers, width) = ids.shape[1], constants.shape
-        groups = layers * n_orders
+        length, groups = ids.shape[1], n_layers * n_orders
         room = min(max(_BLOCK_MIXES // groups, 8), _BLOCK_TOKENS, end - begin + past)
         slots, mixes = np.empty((past + 1, room), np.int64), np.empty(room, np.uint64)
         high, low = np.empty((groups, room)), np.empty((groups, room))
@@ -296,40 +211,18 @@ def make_hash_range(n_orders: int, n_heads: int) -> Callable[..., int]:
                     at, row = 0, row + 1
             if in_doubles:
                 _mix(slots, constants, n, mixes, high, low)
-                for i in range(skipped, n):
-                    for layer in range(layers):
-                        here = np.intp(layer * width + origin)
-                        for order in range(n_orders):
-                            of = np.intp((layer * n_orders + order) * room + i)
-                            for head in range(0, full, LANES):
-                                _store_rows(
-                                    high,
-                                    low,
-                                    of,
-                                    constants,
-                                    here + head,
-                                    n_heads,
-                                    out,
-                                    to + head,
-                                    lanes,
-                                )
-                            if rest > 0:
-                                _store_rows(
-                                    high,
-                                    low,
-                                    of,
-                                    constants,
-                                    here + full,
-                                    n_heads,
-                                    out,
-                                    to + full,
-                                    rest_lanes,
-                                )
-                            here, to = here + kinds, to + n_heads
+                first, last, width = np.intp(skipped), np.intp(n), np.intp(room)
+                if is_large:
+                    store_remainders(high, low, width, constants, first, last, out, to, past_caches)
+                else:
+                    store_remainders(high, low, width, constants, first, last, out, to, through)
+                to += np.intp((n - skipped) * groups * n_heads)
             else:
                 for i in range(skipped, n):
                     where = position - n + i
                     _divide(slots, constants, origin, i, out[where // length, where % length])
+        if is_large:
+            finish_stores()
         return -1
 
     return hash_range  # type: ignore[no-any-return]

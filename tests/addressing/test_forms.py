@@ -122,9 +122,14 @@ def test_forms_agree(layout, name, monkeypatch):
 @pytest.mark.parametrize("heads", [1, 8, 9, 16])
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_output_at_any_address(heads, dtype, threads, monkeypatch):
+@pytest.mark.parametrize("past_caches", [False, True])
+def test_output_at_any_address(heads, dtype, threads, past_caches, monkeypatch):
     """Blocks of tokens end inside rows; vectors cross lines of the processor's caches."""
     monkeypatch.setattr(hashing, "_IDS_PER_THREAD", 64)
+    if past_caches:  # on any processor
+        monkeypatch.setattr(hashing, "_LARGE_BYTES", 0)
+        monkeypatch.setattr(hashing, "_KERNELS", {})
+        monkeypatch.setattr("engram.addressing.kernel.stores_past_caches", lambda n: n % 8 == 0)
     addresses = addresses_of("demo", n_head_per_ngram=heads)
     hasher = Hasher(addresses, form="numba", threads=threads)
     ids = np.random.default_rng(heads).integers(0, V, (3, 347))
