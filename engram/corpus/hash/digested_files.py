@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engram.corpus.tokens import token_shards
-from engram.storage.write_back import WriteBack
+from engram.storage.direct_file import DirectFile
 
 # Flushed to disk in steps of this size, since a flush cannot be interrupted.
 _SYNCED_BYTES = 2**28
@@ -30,38 +29,42 @@ class DigestedFiles:
         self._folder = folder
 
     @contextmanager
-    def open(self, name: str) -> Iterator[io.FileIO]:
+    def open(self, name: str) -> Iterator[io.RawIOBase]:
         """Open a file to be written from start to end; it is flushed to disk after the block."""
-        with ThreadPoolExecutor(1) as thread, _DigestedFile(self._folder / name, thread) as file:
-            yield file
-            token_shards.sync(file)
-        self.digests[name] = file.digest.hexdigest()
+        path = self._folder / name
+        path.open("wb").close()
+        with ThreadPoolExecutor(1) as thread, DirectFile(path, 0) as file:
+            digested = _DigestedFile(file, thread)
+            yield digested
+            file.sync()
+        self.digests[name] = digested.digest.hexdigest()
 
 
-class _DigestedFile(io.FileIO):
+class _DigestedFile(io.RawIOBase):
     """A file without a buffer: a digest of few large pieces is fastest."""
 
-    def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
-        super().__init__(path, "wb")
+    def __init__(self, file: DirectFile, thread: ThreadPoolExecutor) -> None:
+        super().__init__()
         self.digest = hashlib.sha256()
-        self._thread = thread
-        self._back = WriteBack(self.fileno())
-        self._unsynced_bytes = 0
+        self._file, self._thread = file, thread
+        self._synced = 0
+
+    def writable(self) -> bool:
+        return True
 
     def write(self, data: Any) -> int:
         """Write all of `data`, and take its digest at the same time."""
-        left = memoryview(data)
-        size_bytes = left.nbytes
+        piece = memoryview(data)
+        size_bytes = piece.nbytes
         if not size_bytes:
             return 0
-        left = left.cast("B")
-        digesting = self._thread.submit(self.digest.update, left)
-        while left:
-            left = left[super().write(left) :]
-        digesting.result()
-        self._back.wrote(size_bytes)
-        self._unsynced_bytes += size_bytes
-        if self._unsynced_bytes > _SYNCED_BYTES:
-            token_shards.sync(self)
-            self._unsynced_bytes = 0
+        piece = piece.cast("B")
+        digesting = self._thread.submit(self.digest.update, piece)
+        try:
+            self._file.write(piece)
+        finally:
+            digesting.result()
+        if self._file.place - self._synced > _SYNCED_BYTES:
+            self._file.sync()
+            self._synced = self._file.place
         return size_bytes
