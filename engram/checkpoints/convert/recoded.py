@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
-from engram.storage.dtypes import FLOATS, FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
+from engram.storage.dtypes import (
+    FLOATS,
+    FP8_SCALE_BLOCK,
+    QUANTISED,
+    TABLE_DTYPES,
+    row_bytes,
+    scales_per_row,
+)
 from engram.storage.row_encodings.rounding_errors import rounding_errors
 from engram.storage.safetensors_writer import TensorStream
 from engram.tensor_names import TABLE
@@ -28,6 +35,8 @@ Make = Callable[[int, int], NDArray[np.uint8]]
 PARTS: tuple[Part, ...] = ("table", "dense")
 # Small: three chunks are in memory at a time, each with what its conversion needs.
 _CHUNK_VALUES = 2**18
+# Scales of a tensor that are kept while its values are written, which come before them.
+_KEPT_BYTES = 2**26
 
 
 class Rows(Protocol):
@@ -176,7 +185,8 @@ def recode(
     if part == "dense" and dtype in QUANTISED:
         dtype = tensor.dtype if tensor.dtype in FLOATS.values() else "bfloat16"
     stays = tensor.dtype == dtype and not tensor.float_scales and tensor.rows_per_scale == 1
-    rounded = partial(_rounded, tensor, dtype, record, (layer_id, part, name))
+    kept = _KeptScales(tensor, dtype)
+    rounded = partial(_rounded, tensor, dtype, record, (layer_id, part, name), kept)
     make: Make = tensor.read_bytes if stays else rounded
     # Chunks hold whole blocks of scales.
     step = max(1, _CHUNK_VALUES // tensor.width // FP8_SCALE_BLOCK) * FP8_SCALE_BLOCK
@@ -184,11 +194,42 @@ def recode(
     form = TABLE_DTYPES[dtype]
     streams = [TensorStream(name, form.tag, tensor.shape, [partial(make, *it) for it in chunks])]
     if form.scale_tag:
-        make = tensor.read_scale_bytes if stays else partial(_scales, tensor, dtype)
+        make = tensor.read_scale_bytes if stays else partial(_scales, tensor, dtype, kept)
         shape = (tensor.rows, scales_per_row(tensor.width, dtype))
         scales = [partial(make, *it) for it in chunks]
         streams.append(TensorStream(scale_name, form.scale_tag, shape, scales))
     return streams
+
+
+class _KeptScales:
+    """The scales of a tensor's first chunks, from their making until they are written.
+
+    They are in one array: each alone, between arrays that come and go, they would keep the memory
+    of those from being used again.
+
+    Args:
+        tensor: What is rounded.
+        dtype: Name of the type that it is rounded to.
+    """
+
+    def __init__(self, tensor: Rows, dtype: str) -> None:
+        size = row_bytes(tensor.width, dtype) - tensor.width * TABLE_DTYPES[dtype].bits // 8
+        self._row_bytes = size
+        self._bytes = np.empty(min(tensor.rows * size, _KEPT_BYTES), np.uint8)
+        self._chunks: set[int] = set()
+
+    def put(self, first_row: int, scales: NDArray[np.uint8]) -> None:
+        """Keep the scales of a chunk if there is room."""
+        begin = first_row * self._row_bytes
+        if begin + scales.size <= len(self._bytes):
+            self._bytes[begin : begin + scales.size] = scales.reshape(-1)
+            self._chunks.add(first_row)
+
+    def get(self, first_row: int, rows: int) -> NDArray[np.uint8] | None:
+        """Return the scales of a chunk; None if they were not kept."""
+        if first_row not in self._chunks:
+            return None
+        return self._bytes[first_row * self._row_bytes : (first_row + rows) * self._row_bytes]
 
 
 def _rounded(
@@ -196,10 +237,11 @@ def _rounded(
     dtype: str,
     record: LossRecord,
     place: tuple[int, Part, str],
+    kept: _KeptScales,
     first_row: int,
     rows: int,
 ) -> NDArray[np.uint8]:
-    """Make the values of a chunk.
+    """Make the values of a chunk, and keep its scales.
 
     Raises:
         InputError: See `LossRecord.add`.
@@ -209,17 +251,23 @@ def _rounded(
     from engram.nn.quantised import FORMATS
 
     before = tensor.read(first_row, rows)
+    before = before.to(torch.promote_types(before.dtype, torch.float32))
     if dtype in FORMATS:
         stored, scales = FORMATS[dtype].quantise(before)
         after = FORMATS[dtype].dequantise(stored, scales, dtype=torch.float32)
+        kept.put(first_row, tensor_bytes(scales))
     else:
         stored = after = before.to(getattr(torch, dtype))
     record.add((*place, first_row), tensor, dtype, before, after)
     return tensor_bytes(stored)
 
 
-def _scales(tensor: Rows, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
-    """Make the scales of a chunk, from the values once more: keeping them takes memory."""
+def _scales(
+    tensor: Rows, dtype: str, kept: _KeptScales, first_row: int, rows: int
+) -> NDArray[np.uint8]:
+    """Return the scales of a chunk; those that were not kept are made from the values once more."""
     from engram.nn.quantised import FORMATS
 
+    if (scales := kept.get(first_row, rows)) is not None:
+        return scales
     return tensor_bytes(FORMATS[dtype].quantise(tensor.read(first_row, rows))[1])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import engram
 from engram.checkpoints.attach import attach, detach
+from engram.checkpoints.convert import recoded
 from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.verify.verify import verify
@@ -56,6 +57,18 @@ def test_quantised_tables_stay_within_their_bound(folders, base, layout, dtype, 
         again = run(tmp_path / "wide", tmp_path / "again", dtype=dtype)
         assert [parts["table"].max_error for parts in again.losses().values()] == [0, 0]
         assert torch.equal(logits(tmp_path / "again"), small)
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_scales_are_the_same_whether_kept_or_made_again(folders, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(recoded, "_CHUNK_VALUES", 1)  # chunks of 32 rows
+    found = []
+    for kept_bytes in (2**20, 200, 0):
+        monkeypatch.setattr(recoded, "_KEPT_BYTES", kept_bytes)
+        run(folders["demo"], tmp_path / f"{kept_bytes}", dtype=dtype)
+        found.append(memory_of(tmp_path / f"{kept_bytes}"))
+    equal(found[0], found[1])
+    equal(found[0], found[2])
 
 
 def test_a_model_with_quantised_tables_runs_in_every_way_and_does_not_train(folders, tmp_path):
