@@ -146,20 +146,16 @@ def test_epsilons(fused_calls):
     compare(module, random_inputs(module, 2, 30, None, False), fused_calls)
 
 
-def test_the_number_of_threads_does_not_matter(fused_calls):
+def test_the_number_of_threads_does_not_matter(fused_calls, monkeypatch):
     module = build("qwen_ple", 2)
     inputs = random_inputs(module, 3, 600, 9, True)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = results_and_gradients(module, *inputs)
-        torch.set_num_threads(3)
-        shared = results_and_gradients(module, *inputs)
-    finally:
-        torch.set_num_threads(before)
-    own = ["out", "window", "gates", "d hidden", "d window", "d conv1d.weight"]
-    for name in own:  # torch's products of matrices may differ by threads
-        torch.testing.assert_close(shared[name], alone[name], rtol=1e-6, atol=1e-6, msg=name)
+    # Only of the compiled passes: torch's own products of matrices may differ by threads.
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(results_and_gradients(module, *inputs))
+    alone, shared = found
+    torch.testing.assert_close(shared, alone, rtol=0, atol=0)
     assert len(fused_calls) == 2
 
 
