@@ -148,7 +148,7 @@ def hash_ratios(addresses: Addresses, rounds: int, tokens: int) -> list[Ratio]:
     ]
     _, history = one_thread.hash(one)
     runs = {"demo": lambda: demo(one), "one": lambda: one_thread.hash(one, history=history)}
-    seconds = interleaved(runs, rounds, calls=500)
+    seconds = interleaved(runs, rounds, calls=2000)
     ratios.append(_ratio("hash-one-token", "one token", seconds, "demo", "one", 50))
     return ratios
 

@@ -31,6 +31,7 @@ from engram.threads import kept_threads
 
 Form = Literal["auto", "numba", "numpy"]
 
+_INT64 = np.dtype(np.int64)
 _NO_FLAGS = np.empty((0, 0), dtype=np.uint8)
 # On fewer ids than this, two threads are slower than one.
 _IDS_PER_THREAD = 2**18
@@ -39,8 +40,8 @@ _SECONDS_PER_CALL = 1e-4
 _SECONDS_PER_ID = 3.5e-9
 _SECONDS_TO_LOAD = 0.5
 
-# Outputs of more bytes do not stay in the caches.
-_LARGE_BYTES = 2**26
+# Outputs of more ids, 32 or 64 MiB, do not stay in the caches.
+_LARGE_IDS = 2**23
 _ALIGNED_BYTES = 16
 _Kind = tuple[int, int, int]
 
@@ -140,14 +141,14 @@ class Hasher:
         # Decoding one token at a time must be fast: the code below takes two microseconds.
         batch, length = ids.shape
         if out is None:
-            out = np.empty((batch, length, *self._shape), np.int64)
+            out = np.empty((batch, length) + self._shape, _INT64)  # noqa: RUF005 - it is faster
         else:
             check_out(self.addresses, out, ids.shape, offsets)
         if history is None:
             window = np.empty((batch, self._past), np.int64)
             window.fill(self.addresses.fill)
         else:
-            window = np.array(history, np.int64)
+            window = np.array(history, _INT64)
             if window.shape != (batch, self._past):
                 raise wrong_shape("history", window, (batch, self._past))
         is_marked = keep is not None or starts is not None
@@ -219,8 +220,9 @@ class Hasher:
             starts = None if flags is None else flags & START != 0
             return hash_chunks(self.addresses, ids, keep, starts, window, offsets, out)
         flags = _NO_FLAGS if flags is None else flags
-        arrays = (ids, self._token_map, self._constants[bool(offsets)], flags)
-        is_large = out.nbytes > _LARGE_BYTES and out.ctypes.data % _ALIGNED_BYTES == 0
+        arrays = (ids, self._token_map, self._constants[1 if offsets else 0], flags)
+        n_ids = size * self._ids_per_token
+        is_large = n_ids > _LARGE_IDS and out.ctypes.data % _ALIGNED_BYTES == 0
         if size < self._tokens_to_share:
             stopped = kernel(*arrays, window, out, 0, size, is_large, *self._rules)
         else:

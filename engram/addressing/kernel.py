@@ -189,8 +189,11 @@ def make_hash_range(n_layers: int, n_orders: int, n_heads: int) -> Callable[...,
     ) -> Any:
         length, groups = ids.shape[1], n_layers * n_orders
         room = min(max(_BLOCK_MIXES // groups, 8), _BLOCK_TOKENS, end - begin + past)
-        slots, mixes = np.empty((past + 1, room), np.int64), np.empty(room, np.uint64)
-        high, low = np.empty((groups, room)), np.empty((groups, room))
+        # One piece of memory: for a single token, asking for each would take long.
+        scratch = np.empty((past + 2 + 2 * groups, room), np.int64)
+        slots, mixes = scratch[: past + 1], scratch[past + 1].view(np.uint64)
+        parts = scratch[past + 2 :].view(np.float64)
+        high, low = parts[:groups], parts[groups:]
         row, to = begin // length, np.intp(begin * groups * n_heads)
         # A range that starts inside a row first fills the window with the tokens before it.
         at = max(begin - row * length - past, 0)

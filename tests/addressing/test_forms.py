@@ -127,7 +127,7 @@ def test_output_at_any_address(heads, dtype, threads, past_caches, monkeypatch):
     """Blocks of tokens end inside rows; vectors cross lines of the processor's caches."""
     monkeypatch.setattr(hashing, "_IDS_PER_THREAD", 64)
     if past_caches:  # on any processor
-        monkeypatch.setattr(hashing, "_LARGE_BYTES", 0)
+        monkeypatch.setattr(hashing, "_LARGE_IDS", 0)
         monkeypatch.setattr(hashing, "_KERNELS", {})
         monkeypatch.setattr("engram.addressing.kernel.stores_past_caches", lambda n: n % 8 == 0)
     addresses = addresses_of("demo", n_head_per_ngram=heads)

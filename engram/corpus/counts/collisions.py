@@ -58,7 +58,7 @@ def order_rows(
 ) -> OrderRows:
     """Count the rows and collisions of one layer and order; estimate those of a sample.
 
-    Memory: 10 bytes for each distinct n-gram, up to 24 where some do not collide, and one for each
+    Memory: 14 bytes for each distinct n-gram, up to 28 where some do not collide, and one for each
     row of one head, on every thread that does this at the same time.
 
     Args:
@@ -111,8 +111,14 @@ def _same_rows(mixes: Any, product: int) -> int:
         mixes: Mixes of the n-grams that share their row of every head; written to.
         product: Product of the primes: mixes of equal rows in all heads leave the same remainder.
     """
+    from engram.corpus.counts import count_kernels
+
     if product < _MIXES:
         mixes %= np.uint64(product)
+    # Few are left to be sorted, which takes long: those with the bit of another.
+    words = 2 ** max(len(mixes) // 8, 1).bit_length()
+    once, twice = np.zeros((2, words), np.uint64)
+    mixes = mixes[: count_kernels.keep_suspects(mixes, once, twice)]
     mixes.sort()
     equal = mixes[1:] == mixes[:-1]
     # Each of a run of equal mixes but its first, and the firsts.

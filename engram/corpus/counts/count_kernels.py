@@ -22,6 +22,8 @@ _PAIRS = np.uint64(0x5555555555555555)
 _FOURS = np.uint64(0x3333333333333333)
 _EIGHTS = np.uint64(0x0F0F0F0F0F0F0F0F)
 _BYTES = np.uint64(0x0101010101010101)
+# 2^64 divided by the golden ratio (Knuth): its upper bits depend on all of a number's.
+_SCATTER, _SCATTER_SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(24)
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 _kernel = compiled(**_OPTIONS)
@@ -134,6 +136,34 @@ def count_alone(mixes: Any, prime: Any, taken: Any, alone: Any) -> None:
         _remainders(chunk, prime, rows)
         for i in range(len(chunk)):
             alone[begin + i] += taken[rows[i]] == 1
+
+
+@_kernel
+def keep_suspects(mixes: Any, once: Any, twice: Any) -> Any:
+    """Move mixes that may be equal to another one to the front.
+
+    Args:
+        mixes: Mixes, uint64 ``[n]``; written to.
+        once: Zeros, uint64, a power of two of them: becomes a bit for each mix, which others share.
+        twice: Zeros, as many; becomes the bits of several mixes.
+
+    Returns:
+        The number of mixes at the front: all that have the bit of another, so all that are equal to
+        one.
+    """
+    last_word = np.uint64(len(once) - 1)
+    for i in range(len(mixes)):
+        scattered = mixes[i] * _SCATTER >> _SCATTER_SHIFT
+        word, bit = scattered >> _WORD_BITS & last_word, _ONE << (scattered & _WORD_LOW)
+        twice[word] |= once[word] & bit
+        once[word] |= bit
+    kept = 0
+    for i in range(len(mixes)):
+        scattered = mixes[i] * _SCATTER >> _SCATTER_SHIFT
+        word, bit = scattered >> _WORD_BITS & last_word, _ONE << (scattered & _WORD_LOW)
+        mixes[kept] = mixes[i]
+        kept += (twice[word] & bit) != 0
+    return kept
 
 
 @_kernel

@@ -24,9 +24,9 @@ from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
 from engram.growth import Growth, pieces
 
-_CHUNK = 2**18
+_CHUNK = 2**19
 # An order that grows its tables may be late by so many tokens before the others wait for it.
-_MOST_WAITING = 2**21
+_MOST_WAITING = 2**23
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Statistics:
     heads that have rows left.
 
     Memory: the sets of `DistinctWindows`; one bit per row of every table of the orders that have
-    too many n-grams; and the batches that are being counted, of two million tokens or two batches.
+    too many n-grams; and the batches that are being counted, of eight million tokens or two
+    batches.
 
     Args:
         addresses: The memory's constants.
