@@ -94,8 +94,8 @@ def store_remainders(
             first = layer * width + multipliers_width(orders) + KINDS * order * heads
             first += column - group * heads
             places = [builder.gep(packed, [number(first + kind * heads)]) for kind in range(KINDS)]
-            kind = ir.VectorType(_DOUBLE, lanes).as_pointer()
-            loaded.append([builder.load(builder.bitcast(it, kind), align=8) for it in places])
+            vector = ir.VectorType(_DOUBLE, lanes).as_pointer()
+            loaded.append([builder.load(builder.bitcast(it, vector), align=8) for it in places])
 
         before = builder.block
         body, done = map(builder.append_basic_block, ("position", "done"))
