@@ -17,6 +17,8 @@ LOW_BITS = 50
 # Numbers that the kernel needs for a head.
 KINDS = 5
 _LINE_BYTES = 64
+# Of arrays that numpy allocates, and enough for stores past the caches.
+ALIGNED_BYTES = 16
 # Flags of a position: a document starts there; it is masked.
 START = 1
 MASKED = 2
@@ -25,7 +27,7 @@ NO_END = -(2**63)
 
 
 def fits_doubles(addresses: Addresses) -> bool:
-    """Whether the kernel may reduce mixes in doubles: odd sizes of 3..2^35, see `kernel`."""
+    """Whether the kernel may reduce mixes in doubles: odd sizes of 3..2^35, see `remainders`."""
     return all(
         min(layer.heads, default=3) > 2
         and all(size % 2 for size in layer.heads)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.hash_inputs import (
+    ALIGNED_BYTES,
     KERNEL_DTYPES,
     MASKED,
     NO_END,
@@ -42,7 +43,6 @@ _SECONDS_TO_LOAD = 0.5
 
 # Outputs of more ids, 32 or 64 MiB, do not stay in the caches.
 _LARGE_IDS = 2**23
-_ALIGNED_BYTES = 16
 _Kind = tuple[int, int, int]
 
 # Compiled kernels by layers, orders and heads; None if numba does not work.
@@ -222,7 +222,7 @@ class Hasher:
         flags = _NO_FLAGS if flags is None else flags
         arrays = (ids, self._token_map, self._constants[1 if offsets else 0], flags)
         n_ids = size * self._ids_per_token
-        is_large = n_ids > _LARGE_IDS and out.ctypes.data % _ALIGNED_BYTES == 0
+        is_large = n_ids > _LARGE_IDS and out.ctypes.data % ALIGNED_BYTES == 0
         if size < self._tokens_to_share:
             stopped = kernel(*arrays, window, out, 0, size, is_large, *self._rules)
         else:

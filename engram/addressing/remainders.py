@@ -20,14 +20,12 @@ from llvmlite import binding, ir
 from numba import types  # noqa: TID253 - this module is itself imported only when needed
 from numba.extending import intrinsic  # noqa: TID253
 
-from engram.addressing.hash_inputs import KINDS, multipliers_width
+from engram.addressing.hash_inputs import ALIGNED_BYTES, KINDS, multipliers_width
 from engram.storage.machine_code import prefetch
 
 LANES = 8
 # Distance at which the output's lines are fetched before they are written.
 _AHEAD_BYTES = 2048
-# Of arrays that numpy allocates, and enough for stores past the caches.
-_ALIGNED_BYTES = 16
 
 _DOUBLE, _NUMBER = ir.DoubleType(), ir.IntType(32)
 
@@ -117,7 +115,7 @@ def store_remainders(
             place = builder.gep(ids, [builder.add(target, number(column))])
             pointer = builder.bitcast(place, rows.type.as_pointer())
             if past_caches:
-                store = builder.store(rows, pointer, align=_ALIGNED_BYTES)
+                store = builder.store(rows, pointer, align=ALIGNED_BYTES)
                 one = builder.module.add_metadata([ir.Constant(_NUMBER, 1)])
                 store.set_metadata("nontemporal", one)
             else:

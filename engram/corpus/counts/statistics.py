@@ -25,7 +25,8 @@ from engram.errors import InputError
 from engram.growth import Growth, pieces
 
 _CHUNK = 2**19
-# An order that grows its tables may be late by so many tokens before the others wait for it.
+# An order that loads its code or grows its tables may be late by so many tokens before the others
+# wait for it.
 _MOST_WAITING = 2**23
 
 

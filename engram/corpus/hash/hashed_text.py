@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 SCHEMA = "engram.hash/1"
 # A batch of one very long document takes a while; so many others are ready when it is counted.
-_AHEAD = 8
+_AHEAD = 4
 _CACHE_DTYPES = ("float32", "bfloat16", "fp8", "int8")
 
 
