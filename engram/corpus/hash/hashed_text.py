@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SCHEMA = "engram.hash/1"
-# A batch of one very long document takes a while; so many others are ready when it is counted.
-_AHEAD = 4
+# Counting begins by loading its code, and a batch of one very long document takes a while: so many
+# others are ready then.
+_AHEAD = 8
 _CACHE_DTYPES = ("float32", "bfloat16", "fp8", "int8")
 
 
