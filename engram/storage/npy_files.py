@@ -26,6 +26,7 @@ def read_npy(path: Path, axes: int, *, hint: str) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():  # a header that numpy has to guess at
             warnings.simplefilter("error")
+            warnings.simplefilter("ignore", ResourceWarning)  # an interrupt may leave it open
             array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy parses the header as Python, and raises whatever that does
         raise CorruptFileError(
