@@ -7,7 +7,8 @@ def main() -> None:
     """Run the command line."""
     try:
         from engram_cli.main import main as run
+
+        run()
     except KeyboardInterrupt:
         os.write(2, b"Interrupted.\n")
         os._exit(130)
-    run()

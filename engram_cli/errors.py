@@ -74,6 +74,8 @@ def failure_of(error: BaseException) -> Failure:
         return failure_of(full)
     if isinstance(error, OSError) and error.errno is not None:
         return _os_failure(error)
+    if _follows_interrupt(error):
+        return failure_of(KeyboardInterrupt())
     return Failure(
         "bug",
         f"{type(error).__name__}: {error}. This is a bug in engram, not in your input.",
@@ -81,6 +83,13 @@ def failure_of(error: BaseException) -> Failure:
         1,
         {},
     )
+
+
+def _follows_interrupt(error: BaseException | None) -> bool:
+    """Whether an error took the place of Ctrl-C, as one of Python's own locks may."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _os_failure(error: OSError) -> Failure:

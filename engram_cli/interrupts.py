@@ -99,6 +99,13 @@ def stopping_after_step(out: Output) -> Iterator[Stopping]:
         signal.signal(signal.SIGINT, before)
 
 
+def interrupts_end_with(code: int) -> None:
+    """Let Ctrl-C end the process at once, with this code: the command is over."""
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_ours and current_thread() is main_thread():
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(code))
+
+
 def _write_at_once(text: str) -> None:
     """Write to stderr from a signal handler, which may have interrupted another print."""
     with suppress(OSError, ValueError):  # the reader is gone

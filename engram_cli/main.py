@@ -4,7 +4,6 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
@@ -18,7 +17,7 @@ from engram.errors import UsageError
 from engram_cli.compat import COMPLETE_VARIABLE, PROGRAM, CompletionItem, complete
 from engram_cli.errors import INTERRUPTED, run
 from engram_cli.help import Group, command_of, new_app
-from engram_cli.interrupts import no_interrupt_lost
+from engram_cli.interrupts import interrupts_end_with, no_interrupt_lost
 
 # What `engram --help` says, without importing a command. Each is the function, or the Typer app, of
 # its own name in the module of its own name.
@@ -164,17 +163,21 @@ def engram_(
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show must not crash
-            stream.reconfigure(errors="backslashreplace")
     code: int | str | None = INTERRUPTED  # unless it is said otherwise
-    # Ctrl-C may come before there is a command that catches it, or while the first one is told.
-    with suppress(KeyboardInterrupt):
+    # Ctrl-C may come before there is a command that catches it, or while the first one is told. No
+    # context manager catches it here: one may strike in the manager's own code.
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # a name that the terminal lacks must not crash
+                stream.reconfigure(errors="backslashreplace")
         try:
             with no_interrupt_lost():
                 code = run(app, as_json="--json" in sys.argv)
         except SystemExit as end:
             code = end.code
+        interrupts_end_with(code if isinstance(code, int) else 0)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     if code == INTERRUPTED:
         # Python waits for threads that are still at work, and a second Ctrl-C would be told.
         sys.stderr.flush()

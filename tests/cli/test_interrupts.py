@@ -66,6 +66,57 @@ def test_a_block_gives_the_handlers_back():
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+# Where the command is over: while it is told, while its end is prepared, and afterwards.
+ENDS = {
+    "told": ("main.interrupts_end_with = strike", 130),
+    "left": ("main.no_interrupt_lost = Leaving", 130),
+    "ended": ("main.gc.freeze = strike", 3),
+    "exiting": ("import atexit; atexit.register(strike)", 3),
+}
+
+
+@pytest.mark.parametrize("moment", ENDS)
+def test_an_interrupt_at_the_end_prints_nothing(moment):
+    change, code = ENDS[moment]
+    script = f"""
+import contextlib, signal, sys
+from engram_cli import main
+def strike(*code):
+    signal.raise_signal(signal.SIGINT)
+class Leaving(contextlib.nullcontext):
+    def __exit__(self, *error):
+        strike()
+def command():
+    print("done")
+    sys.stdout.flush()
+    sys.exit(3)
+{change}
+main.app = command
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "done\n", "")
+
+
+def test_an_interrupt_inside_a_lock_is_an_interrupt():
+    """Python answers with `RuntimeError: release unlocked lock`."""
+    script = SCRIPT.replace("{action}", "waits")
+    script = script.replace(
+        "def handled():",
+        """
+def waits():
+    import threading
+    lock = threading.Condition(threading.Lock())
+    release = lock._release_save
+    lock._release_save = lambda: (release(), signal.raise_signal(signal.SIGINT))
+    with lock:
+        lock.wait()
+def handled():""",
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
 def test_an_interrupt_while_the_command_line_is_imported_is_one_line():
     script = "import engram_cli.entry as it; "
     script += "import builtins; real = builtins.__import__\n"
