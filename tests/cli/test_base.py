@@ -413,6 +413,8 @@ def test_an_interrupt_before_the_command_begins_is_one_line_too(monkeypatch, cap
     ended = []
     monkeypatch.setattr("engram_cli.main.app", interrupted)
     monkeypatch.setattr("os._exit", lambda code: ended.append(code))
+    # The test run's own Ctrl-C stays as it is.
+    monkeypatch.setattr("engram_cli.main.interrupts_end_with", lambda code: None)
     with pytest.raises(SystemExit):
         cli.main()
     assert ended == [130]
